@@ -1,4 +1,4 @@
-"""The command line: `python -m fredist train|render|publish|data`, behind the Makefile's targets."""
+"""The command line behind the Makefile: `python -m fredist train|render|publish|data`."""
 
 import argparse
 import sys
@@ -35,6 +35,30 @@ def train(name, profile, datasets, models, templates, seeds, minutes, device) ->
     return 0
 
 
+def render(name, profile, datasets, models, templates, seeds) -> int:
+    """Execute a table's or figure's notebook, training what is missing."""
+    from .render import render
+
+    render(name, profile, datasets, models, templates, seeds)
+    return 0
+
+
+def publish() -> int:
+    """Remake the committed tables and notebooks from the shipped records."""
+    from .render import publish
+
+    publish()
+    return 0
+
+
+def data(datasets) -> int:
+    """Download the data sets that are missing, and check them."""
+    from .render import fetch
+
+    fetch(datasets)
+    return 0
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
@@ -53,15 +77,23 @@ def _parser() -> argparse.ArgumentParser:
         if filters:
             one.add_argument("name", help="a table or figure, such as table1")
             one.add_argument("--profile", default="auto", help="auto, or a profile's name")
-            one.add_argument("--datasets", type=_names, help="comma-separated; default: the profile's")
+            one.add_argument(
+                "--datasets", type=_names, help="comma-separated; default: the profile's"
+            )
             one.add_argument("--models", type=_names, help="comma-separated; default: all")
             one.add_argument("--templates", type=_names, help="comma-separated; default: all")
-            one.add_argument("--seeds", type=_numbers, help="comma-separated; default: the profile's")
+            one.add_argument(
+                "--seeds", type=_numbers, help="comma-separated; default: the profile's"
+            )
         return one
 
     one = add(train, filters=True)
     one.add_argument("--minutes", type=float, help="stop in time; the next call continues")
     one.add_argument("--device", help="cuda or cpu; default: CUDA where there is one")
+    add(render, filters=True)
+    add(publish, filters=False)
+    one = add(data, filters=False)
+    one.add_argument("--datasets", type=_names, help="comma-separated; default: the paper's")
     return parser
 
 

@@ -69,7 +69,9 @@ class ResidentImages:
             yield self._normalise(padded[index[:, None, None], rows, columns]), self.labels[index]
 
     def _padded(self, padding: int) -> Tensor:
-        return pad(self.images, (0, 0, padding, padding, padding, padding)) if padding else self.images
+        return (
+            pad(self.images, (0, 0, padding, padding, padding, padding)) if padding else self.images
+        )
 
     def _normalise(self, images: Tensor) -> Tensor:
         """(B, H, W, C) uint8 -> (B, C, H, W) float32, channels last in memory."""

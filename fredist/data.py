@@ -229,20 +229,20 @@ def _assemble(name: str, source: str, train, test, class_names) -> ImageSet:
 def _decode(name: str, source: str, rows: Iterable[Row], path: Path, progress) -> ImageSet:
     """Return the image set of a reader's rows, complete and in canonical form."""
     info, done = DATASETS[name], []
-    groups = {"train": {}, "test": {}}
+    files = {"train": {}, "test": {}}
     for split, label, image, where in rows:
-        groups[split].setdefault(label, []).append((image, where))
-    class_names = sorted(groups["train"])  # alphabetical: the official order of all our sets
+        files[split].setdefault(label, []).append((image, where))
+    class_names = sorted(files["train"])  # alphabetical: the official order of all our sets
     for split, count in (("train", info.train), ("test", info.test)):
         each = count // info.classes
         keep = each if info.part else None
-        found = {label: rows[:keep] for label, rows in groups[split].items()}
-        sizes = sorted({len(rows) for rows in found.values()})
+        found = {label: of_label[:keep] for label, of_label in files[split].items()}
+        sizes = sorted({len(of_label) for of_label in found.values()})
         if sizes != [each] or sorted(found) != class_names or len(found) != info.classes:
             expected = f"{info.label} with {count} {split} images, {each} of each of {info.classes}"
             raise DataError(path, f"{expected} classes", f"{len(found)} classes, {sizes} of each")
-        rows = [(i, *row) for i, label in enumerate(class_names) for row in found[label]]
-        done.append(_canonical(rows, info.size, progress, f"{info.label} {split}"))
+        ordered = [(i, *file) for i, label in enumerate(class_names) for file in found[label]]
+        done.append(_canonical(ordered, info.size, progress, f"{info.label} {split}"))
     images = _assemble(name, source, *done, class_names)
     if info.fingerprint not in (None, images.fingerprint):
         expected = f"{info.label} stored without loss, of fingerprint {info.fingerprint}"

@@ -110,13 +110,17 @@ def resolve_datasets(profile: str, datasets: Sequence[str] | None = None) -> tup
     return names
 
 
-def check_choices(what: str, values: Sequence[str] | None, choices: Iterable[str]) -> tuple[str, ...]:
+def check_choices(
+    what: str, values: Sequence[str] | None, choices: Iterable[str]
+) -> tuple[str, ...]:
     """Return `values` checked against `choices`; None is all of them."""
     choices = tuple(choices)
     if values is None:
         return choices
     if isinstance(values, str) or not values:
-        raise ValueError(f"expected a list of {what} names from {', '.join(choices)}, got {values!r}")
+        raise ValueError(
+            f"expected a list of {what} names from {', '.join(choices)}, got {values!r}"
+        )
     for value in values:
         check_choice(what, value, choices)
     return tuple(dict.fromkeys(values))

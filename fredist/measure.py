@@ -30,7 +30,9 @@ def count_macs(model: nn.Module, image_size: int = 32) -> int:
     """
     weight = next(model.parameters())
     channels = getattr(model, "in_chans", 3)
-    image = torch.zeros(1, channels, image_size, image_size, device=weight.device, dtype=weight.dtype)
+    image = torch.zeros(
+        1, channels, image_size, image_size, device=weight.device, dtype=weight.dtype
+    )
     training = model.training
     model.eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent  # the checkout
 NOTEBOOKS = ROOT / "notebooks"
-FIGURES = ROOT / "paper_figures"
+FIGURES = Path(os.environ.get("FREDIST_FIGURES") or ROOT / "paper_figures").absolute()
 RESULTS = ROOT / "results"  # shipped records
 PUBLISHED = Path(__file__).resolve().parent / "published"  # the paper's numbers
 

@@ -93,7 +93,9 @@ def make_run(
     info = DATASETS[dataset]
     built = exact_width(width) * exact_width(profile.reduction.width_factor)
     options = default_options(model) | options
-    shaping = {name: options[name] for name in ("keep_total", "round_to", "reading") if name in options}
+    shaping = {
+        name: options[name] for name in ("keep_total", "round_to", "reading") if name in options
+    }
     filters = redistribute(model, template, built, convention=convention, **shaping)
     if convention != "equations" and filters == redistribute(model, template, built, **shaping):
         convention = "equations"
@@ -189,6 +191,7 @@ class Store:
     def __init__(self, folders: Iterable[Path] | None = None):
         folders = (runs_folder(), RESULTS) if folders is None else folders
         self._paths: dict[str, list[Path]] = {}
+        self._records: dict[Path, Record] = {}
         for folder in dict.fromkeys(Path(f).resolve() for f in folders):
             for path in sorted(folder.glob("*.json")):
                 match = _NAME.fullmatch(path.name)
@@ -198,17 +201,38 @@ class Store:
 
     def find(self, run: Run) -> Record | None:
         """Return the run's record: of several alternatives CUDA before CPU, then the oldest."""
-        records = [read_record(path) for path in self._paths.get(run.id, [])]
-        return min(
-            records,
-            key=lambda r: (not r.on_cuda, r.provenance["finished"], r.path.name),
-            default=None,
-        )
+        return _preferred(self._read(path) for path in self._paths.get(run.id, []))
 
     def collect(self, runs: Iterable[Run]) -> dict[Run, Record]:
         """Return the records there are, by run, in the order asked for."""
         found = {run: self.find(run) for run in dict.fromkeys(runs)}
         return {run: record for run, record in found.items() if record is not None}
+
+    def replicates(self, run: Run) -> dict[int, Record]:
+        """Return the records of this run at every seed there is, one for each seed, by seed."""
+        like = json.loads(canonical(asdict(run))) | {"seed": None}
+        prefix = f"{run.model}-{run.template}-"
+        by_seed: dict[int, list[Record]] = {}
+        for paths in self._paths.values():
+            for path in paths:
+                if path.name.startswith(prefix):
+                    record = self._read(path)
+                    if record.run | {"seed": None} == like:
+                        by_seed.setdefault(record.run["seed"], []).append(record)
+        return {seed: _preferred(by_seed[seed]) for seed in sorted(by_seed)}
+
+    def _read(self, path: Path) -> Record:
+        if path not in self._records:
+            self._records[path] = read_record(path)
+        return self._records[path]
+
+
+def _preferred(records: Iterable[Record]) -> Record | None:
+    return min(
+        records,
+        key=lambda r: (not r.on_cuda, r.provenance["finished"], r.path.name),
+        default=None,
+    )
 
 
 def canonical(value) -> str:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
 from functools import cache
 
@@ -18,7 +18,6 @@ import torchvision
 from . import paths
 from .data import ImageSet, load
 from .measure import count_macs
-from .models import create_model
 from .progress import bar, duration, is_plain
 from .runs import Run, Store, write_record
 from .train import OutOfTime, build, choose_device, make_optimizer, numerics, train, train_step
@@ -61,24 +60,31 @@ def train_missing(
         flush=True,
     )
     failed, left = [], list(missing)
-    with bar(total=round(sum(seconds.values())), label="runs") as total:
+    with bar(total=round(sum(seconds.values()))) as shown:
         for wait in (False, True):  # first those that nobody else is training
             for run in list(left):
                 if time.monotonic() > deadline:
                     break
+                start = shown.n
+
+                def advance(epoch, run=run, start=start):
+                    done = seconds[run] * epoch / run.recipe.epochs
+                    shown.update(start + round(done) - shown.n)
+
+                shown.set_description(describe(run))
                 try:
-                    line = _train_locked(run, device, deadline, how, wait)
+                    line = _train_locked(run, device, deadline, how, wait, advance)
                 except OutOfTime:
                     break
-                except Exception:  # this run's failure is recorded; the others go on
+                except Exception as error:  # recorded; the others go on
                     failed.append(_record_failure(run))
-                    line = f"failed: {failed[-1]}"
+                    line = f"failed with {type(error).__name__}: {error}"
                 if line is None:
                     continue  # another process has it: later
                 left.remove(run)
-                total.update(round(seconds[run]))
+                advance(run.recipe.epochs)
                 done = len(missing) - len(left)
-                _say(total, f"[{done}/{len(missing)}] {describe(run)}: {line}")
+                _say(shown, f"[{done}/{len(missing)}] {describe(run)}: {line}")
     if failed:
         raise TrainingFailed(
             f"{len(failed)} of {len(missing)} runs failed; their tracebacks: {', '.join(failed)}"
@@ -122,20 +128,24 @@ def device_name(device: torch.device) -> str:
     model = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as info:
-            model = next((x.split(":")[1].strip() for x in info if x.startswith("model name")), model)
+            model = next(
+                (x.split(":")[1].strip() for x in info if x.startswith("model name")), model
+            )
     except OSError:
         pass  # not Linux
     return f"{model}, {torch.get_num_threads()} threads"
 
 
-def _train_locked(run: Run, device, deadline: float, how: str, wait: bool) -> str | None:
+def _train_locked(
+    run: Run, device, deadline: float, how: str, wait: bool, advance: Callable[[int], None]
+) -> str | None:
     """Train one run under its lock; None where another process holds it and `wait` is False."""
     folder = paths.unfinished_folder()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / f"{run.name}.lock")  # the system frees a dead owner's
     limit = deadline - time.monotonic()
     try:
-        lock.acquire(timeout=0 if not wait else (limit if limit < 1e9 else -1))
+        lock.acquire(timeout=0 if not wait else (max(limit, 0) if limit < 1e9 else -1))
     except filelock.Timeout:
         if wait:
             raise OutOfTime from None
@@ -144,16 +154,14 @@ def _train_locked(run: Run, device, deadline: float, how: str, wait: bool) -> st
         if record := Store().find(run):  # another process has finished it meanwhile
             return f"{record.results['test_top1']:.2f}% (trained by another process)"
         checkpoint = folder / f"{run.name}.pt"
-        epochs = bar(total=run.recipe.epochs, label=describe(run))
-        with epochs:
-            results, progress = train(
-                run,
-                _images(run),
-                device,
-                checkpoint=checkpoint,
-                deadline=deadline,
-                on_epoch=lambda epoch: epochs.update(epoch - epochs.n),
-            )
+        results, progress = train(
+            run,
+            _images(run),
+            device,
+            checkpoint=checkpoint,
+            deadline=deadline,
+            on_epoch=advance,
+        )
         provenance = _provenance(device, how) | {
             "seconds": round(progress.seconds, 3),
             "sessions": progress.sessions,
@@ -253,8 +261,8 @@ def _synchronize(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def _say(total, line: str) -> None:
+def _say(shown, line: str) -> None:
     if is_plain():
         print(line, flush=True)
     else:
-        total.write(line)
+        shown.write(line)

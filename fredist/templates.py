@@ -75,8 +75,8 @@ def apply_template(
     values = solve(filters, template, **published_rule(filters, template, convention))
     if keep_total and sum(values) != sum(filters):
         raise ValueError(
-            f"keep_total keeps the total of {sum(filters)} filters, but the published {template} of "
-            f"{filters} has {sum(values)}; use convention='equations' or leave keep_total out"
+            f"keep_total keeps the total of {sum(filters)} filters, but the published {template} "
+            f"of {filters} has {sum(values)}; use convention='equations' or leave keep_total out"
         )
     return round_filters(values, width, keep_total=keep_total, round_to=round_to)
 
@@ -201,7 +201,7 @@ def exact_width(width: float) -> Fraction:
         raise ValueError(f"expected a finite width above 0, got {width!r}")
     # A float stands for the shortest decimal that names it: Fraction(0.7) lies below 7/10 and
     # would round 0.7 * 5 = 3.5 down.
-    return Fraction(width) if isinstance(width, Rational) else Fraction(repr(float(width)))
+    return Fraction(width) if isinstance(width, Rational) else Fraction(str(width))
 
 
 def check_filters(filters: Sequence[int], depth: int | None = None) -> tuple[int, ...]:
@@ -219,7 +219,9 @@ def check_filters(filters: Sequence[int], depth: int | None = None) -> tuple[int
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
     """Raise an error that lists `choices`, and the closest one, unless `value` is among them."""
     if not isinstance(value, str):
-        raise TypeError(f"expected a string as {what}, got {value!r}; choose from {', '.join(choices)}")
+        raise TypeError(
+            f"expected a string as {what}, got {value!r}; choose from {', '.join(choices)}"
+        )
     if value not in choices:
         key = value.lower().replace("-", "_")
         close = get_close_matches(key, choices, n=1, cutoff=0.5)

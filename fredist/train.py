@@ -5,6 +5,7 @@ import os
 import platform
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -235,7 +236,8 @@ def numerics(recipe: Recipe, device: torch.device):
     )
     # cuBLAS is deterministic only with this workspace, read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # warn_only: 7x7 adaptive pooling has no deterministic backward on CUDA.
+    # warn_only, and silently: 7x7 adaptive pooling has no deterministic backward on CUDA.
+    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
     if device.type == "cpu":

@@ -1,6 +1,7 @@
 """The formats: parquet, archive and folders of one set are one set, small or real."""
 
 import hashlib
+import io
 import json
 import shutil
 import zipfile
@@ -22,6 +23,7 @@ from imagesets import (
     write_parquet,
     write_tiny,
 )
+from PIL import Image
 
 from fredist import data
 from fredist.data import DATASETS, FINGERPRINTS, load
@@ -49,6 +51,10 @@ def cifar(registered, tmp_path):
     rows = random_rows(CIFAR10, 3, 2)
     write_parquet(tmp_path / "data" / "cifar10", files_of(rows), CIFAR10, shards=3)
     return rows
+
+
+def sha256(content):
+    return hashlib.sha256(content).digest()
 
 
 # -- one set, whatever its format
@@ -89,9 +95,7 @@ def test_the_tensors_are_the_images(cifar):
     assert images.class_names == tuple(CIFAR10)
     assert (images.num_classes, images.image_size, images.flip) == (10, 32, True)
     # Independently: label, then hash of the pixels.
-    expected = sorted(
-        cifar["test"], key=lambda row: (row[0], hashlib.sha256(row[1].tobytes()).digest())
-    )
+    expected = sorted(cifar["test"], key=lambda row: (row[0], sha256(row[1].tobytes())))
     for image, (_, pixels, _) in zip(images.test_images, expected, strict=True):
         assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
 
@@ -155,6 +159,11 @@ def test_tiny_imagenet_from_zip_folders_and_parquet_is_one_set(tiny, tmp_path):
         archive.extractall(tmp_path / "f")
     one = load("tiny-imagenet")
     assert one.train_images.shape == (600, 3, 64, 64)
+    # JPEG is ordered by its bytes, not by pixels that depend on the decoder.
+    files = sorted((f for name, f, _ in tiny["train"] if name == WNIDS[0]), key=sha256)
+    for image, file in zip(one.train_images, files, strict=False):
+        pixels = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+        assert np.array_equal(image.permute(1, 2, 0).numpy(), pixels)
     assert one.class_names == tuple(WNIDS)
     for folder, source in (("p", "parquet"), ("f", "image folders")):
         other = load("tiny-imagenet", tmp_path / folder)

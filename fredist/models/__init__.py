@@ -282,9 +282,11 @@ def _build(
 def _check_own(name: str, filters) -> tuple:
     """Return a user's own filters checked, with lists (as JSON has them) made tuples."""
     depth = len(FAMILIES[name].base)
-    if name != "inception":
+    if name != "inception" or not hasattr(filters, "__iter__"):
         return check_filters(filters, depth)
-    firsts = check_filters([f[0] if isinstance(f, list | tuple) and f else f for f in filters], depth)
+    firsts = check_filters(
+        [f[0] if isinstance(f, list | tuple) and f else f for f in filters], depth
+    )
     return tuple(
         check_filters(given, 6) if isinstance(given, list | tuple) else first
         for given, first in zip(filters, firsts, strict=True)

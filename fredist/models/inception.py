@@ -51,7 +51,9 @@ def redistribute(
         return round_filters(solve(MEANS, template), width, **rounding)
     outputs = apply_template(OUTPUTS, template, width, convention=convention, **rounding)
     return tuple(
-        round_filters([Fraction(size * new, old) for size in sizes])
+        round_filters(
+            [Fraction(size * new, old) for size in sizes], round_to=rounding.get("round_to")
+        )
         for sizes, new, old in zip(BASE, outputs, OUTPUTS, strict=True)
     )
 

@@ -24,7 +24,9 @@ class FilterVGG(VGG):
 
     def __init__(self, filters, num_classes=10, in_chans=3, head="pool"):
         widths = iter(filters)
-        cfg = [entry for n in _CONVS_BEFORE_POOL for entry in [*(next(widths) for _ in range(n)), "M"]]
+        cfg = [
+            entry for n in _CONVS_BEFORE_POOL for entry in [*(next(widths) for _ in range(n)), "M"]
+        ]
         # timm's own head is a 4096-wide convolutional MLP of over 100 M parameters; it is made one
         # filter wide here because it is replaced at once.
         super().__init__(cfg, num_classes, in_chans, mlp_ratio=1 / 4096, norm_layer=nn.BatchNorm2d)
