@@ -11,8 +11,8 @@ from types import MappingProxyType
 
 import pandas as pd
 import torch
-from torch import nn
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from torch import nn
 
 from ..measure import count_macs, count_params
 from ..templates import (

@@ -2,9 +2,9 @@
 
 from fractions import Fraction
 
-from torch import nn
 from timm.layers import ConvNormAct, create_classifier
 from timm.models.vgg import VGG
+from torch import nn
 from torchvision.models.googlenet import Inception
 
 from ..templates import apply_template, check_choice, round_filters, solve

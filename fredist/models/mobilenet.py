@@ -1,8 +1,8 @@
 """MobileNet v1 for small images: a stride-1 stem and 13 depthwise-separable blocks."""
 
-from torch import nn
 from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
+from torch import nn
 
 # The stem and the first twelve blocks. The last block is fixed: not in the text, but the
 # published counts come out only so.

@@ -1,7 +1,7 @@
 """ResNet-50 for small images: a 3x3 stride-1 stem without pooling, bottlenecks [3, 4, 6, 3]."""
 
-from torch import nn
 from timm.models.resnet import Bottleneck, ResNet, downsample_conv
+from torch import nn
 
 BASE = (64, 128, 256, 512)
 

@@ -1,8 +1,8 @@
 """VGG-19 with batch norm: sixteen 3x3 convs, five max-pools, one linear classifier."""
 
-from torch import nn
 from timm.layers import ClassifierHead
 from timm.models.vgg import VGG
+from torch import nn
 
 BASE = (64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
 HEADS = ("pool", "flatten7x7")
