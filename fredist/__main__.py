@@ -30,7 +30,7 @@ def train(name, profile, datasets, models, templates, seeds, minutes, device) ->
     profile = experiments.resolve_profile(profile)
     runs = experiments.EXPERIMENTS[name](profile, datasets, models, templates, seeds)
     how = f"python -m fredist train {name} --profile {profile}"
-    left = train_missing(runs, device=device, minutes=minutes, how=how)
+    left = train_missing(runs, device=device, minutes=minutes, download=profile != "smoke", how=how)
     print(f"{len(set(runs)) - left} of {len(set(runs))} runs of {name} have a record")
     return 0
 

@@ -19,7 +19,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import platformdirs
 import torch
 from PIL import Image
 
@@ -134,7 +133,8 @@ def cache_root() -> Path:
     >>> cache_root().is_absolute()
     True
     """
-    return _folder("FREDIST_CACHE", lambda: platformdirs.user_cache_path("fredist", False))
+    home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"  # as torch chooses its own
+    return _folder("FREDIST_CACHE", lambda: Path(home).expanduser().absolute() / "fredist")
 
 
 def data_folder(folder: str | os.PathLike | None = None) -> Path:

@@ -32,13 +32,14 @@ def train_missing(
     *,
     device: str | torch.device | None = None,
     minutes: float | None = None,
+    download: bool = False,
     how: str = "fredist.sweep.train_missing",
 ) -> int:
     """Train the runs that have no record yet and return how many are still missing.
 
     Seeds in order, and of each the longest run first, after an estimate of the whole time. A run
     that another process is training is waited for, at the end. With `minutes`, training stops in
-    time and continues at the next call.
+    time and continues at the next call. With `download`, missing data sets are fetched.
 
     Raises
     ------
@@ -51,6 +52,8 @@ def train_missing(
     if not missing:
         return 0
     device = choose_device(device)
+    for dataset in dict.fromkeys(run.dataset for run in missing):
+        _load(dataset, download)
     _revision()  # of the source as it is now, not as it may be when the last run ends
     seconds = estimate(missing, device)
     missing.sort(key=lambda run: (run.seed, -seconds[run]))
@@ -221,9 +224,13 @@ def _record_failure(run: Run) -> str:
     return os.path.relpath(path)
 
 
-@cache
-def _load(dataset: str) -> ImageSet:
-    return load(dataset, progress=bar)
+_loaded: dict[str, ImageSet] = {}
+
+
+def _load(dataset: str, download: bool = False) -> ImageSet:
+    if dataset not in _loaded:
+        _loaded[dataset] = load(dataset, download=download, progress=bar)
+    return _loaded[dataset]
 
 
 def _images(run: Run) -> ImageSet:

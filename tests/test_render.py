@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from fredist import paths
+from fredist.__main__ import main
 from fredist.render import clean
 
 ONE = ["--profile", "smoke", "--datasets", "digits", "--models", "mobilenet", "--templates", "base"]
@@ -85,19 +86,22 @@ def test_the_first_call_trains_and_shows_and_the_second_only_shows(place):
         (["--seeds", "zero"], "seeds"),
     ],
 )
-def test_misspelled_names_are_errors_that_list_the_right_ones(place, arguments, message):
-    result = render(place, *arguments)
-    assert result.returncode != 0
-    assert message in result.stderr
-    assert "Traceback" not in result.stderr
+def test_misspelled_names_are_errors_that_list_the_right_ones(capsys, arguments, message):
+    try:
+        code = main(["render", "table1", "--profile", "smoke", *arguments])
+    except SystemExit as exit:  # argparse's own
+        code = exit.code
+    assert code != 0
+    assert message in capsys.readouterr().err
 
 
-def test_digits_never_stand_in_for_a_named_data_set(place):
-    result = render(place, "--profile", "smoke", "--datasets", "cifar10", "--models", "vgg19")
-    assert result.returncode == 1
-    assert "CIFAR-10" in result.stderr
-    assert "FREDIST_DATA" in result.stderr
-    assert not records(place)
+def test_digits_never_stand_in_for_a_named_data_set(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("FREDIST_DATA", str(tmp_path))
+    arguments = ["--profile", "smoke", "--datasets", "cifar10", "--models", "vgg19"]
+    assert main(["render", "table1", *arguments]) == 1
+    error = capsys.readouterr().err
+    assert "CIFAR-10" in error
+    assert "FREDIST_DATA" in error
 
 
 def kernels(place):

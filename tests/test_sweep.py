@@ -358,3 +358,11 @@ def test_the_command_continues_after_a_signal(tmp_path, wait_for, number):
     (continued,), (expected,) = records(killed).values(), records(whole).values()
     assert continued.provenance["sessions"] == 2
     assert (continued.run, *outcome(continued)) == (expected.run, *outcome(expected))
+
+
+def test_training_needs_only_torch_and_timm():
+    """The plain command's modules import where no other package of ours is."""
+    others = ["pandas", "pyarrow", "seaborn", "matplotlib", "sklearn", "papermill", "nbformat"]
+    blocked = "; ".join(f"sys.modules[{name!r}] = None" for name in [*others, "IPython"])
+    code = f"import sys; {blocked}; import fredist.__main__, fredist.sweep"
+    subprocess.run([sys.executable, "-c", code], check=True)

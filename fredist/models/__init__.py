@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from types import MappingProxyType
+from typing import TYPE_CHECKING
 
-import pandas as pd
 import torch
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from torch import nn
@@ -24,6 +24,9 @@ from ..templates import (
     round_filters,
 )
 from . import inception, mobilenet, resnet, vgg
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -187,7 +190,7 @@ def compare(
     convention: str = "equations",
     image_size: int = 32,
     **options,
-) -> pd.DataFrame:
+) -> "pd.DataFrame":
     """Return one row per template: filters, parameters and MACs, and both beside the base's.
 
     MACs are multiply-accumulates of one `image_size` x `image_size` image. Nothing is allocated:
@@ -204,6 +207,8 @@ def compare(
     quadratic           19424615           0.969
     negative_quadratic  19989962           0.997
     """
+    import pandas as pd  # training needs only torch and timm
+
     rows = []
     for template in TEMPLATES:
         with torch.device("meta"):
