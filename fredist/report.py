@@ -256,7 +256,7 @@ def picture(table: Table, path: Path) -> None:
     figure = plt.figure(figsize=(8.2, 0.18 * rows + 0.3), dpi=150)
     figure.text(0.02, 0.98, text, family="monospace", fontsize=8.5, va="top")
     buffer = io.BytesIO()
-    figure.savefig(buffer, metadata={"Software": None})
+    figure.savefig(buffer, bbox_inches="tight", metadata={"Software": None})
     plt.close(figure)
     paths.write_whole(path, buffer.getvalue())
 

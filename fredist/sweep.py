@@ -136,7 +136,8 @@ def device_name(device: torch.device) -> str:
             )
     except OSError:
         pass  # not Linux
-    return f"{model}, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    return f"{model}, {threads} thread{'s' if threads != 1 else ''}"
 
 
 def _train_locked(

@@ -198,7 +198,7 @@ def compare(
 
     Examples
     --------
-    >>> compare("vgg19")[["params", "params_vs_base"]].round(3)
+    >>> compare("vgg19")[["params", "params_vs_base"]].round(3)  # doctest: +NORMALIZE_WHITESPACE
                           params  params_vs_base
     template
     base                20040522           1.000
