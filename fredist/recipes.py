@@ -139,7 +139,6 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 lr=0.02,
                 lr_steps=(3, 4),
                 batch_size=16,
-                memory_format="channels_last",
             ),
             (0,),
             ("cifar10",),

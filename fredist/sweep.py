@@ -20,7 +20,16 @@ from .data import ImageSet, load
 from .measure import count_macs
 from .progress import bar, duration, is_plain
 from .runs import Run, Store, write_record
-from .train import OutOfTime, build, choose_device, make_optimizer, numerics, train, train_step
+from .train import (
+    OutOfTime,
+    build,
+    choose_device,
+    make_optimizer,
+    numerics,
+    thread_count,
+    train,
+    train_step,
+)
 
 
 class TrainingFailed(RuntimeError):
@@ -57,9 +66,9 @@ def train_missing(
     _revision()  # of the source as it is now, not as it may be when the last run ends
     seconds = estimate(missing, device)
     missing.sort(key=lambda run: (run.seed, -seconds[run]))
+    where = device_name(device, thread_count(missing[0].recipe, device))
     print(
-        f"training {len(missing)} runs on {device_name(device)}, estimated "
-        f"{duration(sum(seconds.values()))}",
+        f"training {len(missing)} runs on {where}, estimated {duration(sum(seconds.values()))}",
         flush=True,
     )
     failed, left = [], list(missing)
@@ -124,8 +133,8 @@ def describe(run: Run) -> str:
     return f"{run.dataset} {run.model} {run.template}{convention}{width} seed {run.seed}"
 
 
-def device_name(device: torch.device) -> str:
-    """Return the device's name as its maker gives it."""
+def device_name(device: torch.device, threads: int) -> str:
+    """Return the device's name as its maker gives it, of a CPU with the threads used."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -136,7 +145,6 @@ def device_name(device: torch.device) -> str:
             )
     except OSError:
         pass  # not Linux
-    threads = torch.get_num_threads()
     return f"{model}, {threads} thread{'s' if threads != 1 else ''}"
 
 
@@ -166,7 +174,7 @@ def _train_locked(
             deadline=deadline,
             on_epoch=advance,
         )
-        provenance = _provenance(device, how) | {
+        provenance = _provenance(device, thread_count(run.recipe, device), how) | {
             "seconds": round(progress.seconds, 3),
             "sessions": progress.sessions,
         }
@@ -178,7 +186,7 @@ def _train_locked(
         lock.release()
 
 
-def _provenance(device: torch.device, how: str) -> dict:
+def _provenance(device: torch.device, threads: int, how: str) -> dict:
     from . import __version__
 
     return {
@@ -189,8 +197,8 @@ def _provenance(device: torch.device, how: str) -> dict:
         "torchvision": torchvision.__version__,
         "timm": timm.__version__,
         "device_type": device.type,
-        "device": device_name(device),
-        "threads": torch.get_num_threads(),
+        "device": device_name(device, threads),
+        "threads": threads,
         "compiled": False,
         "packed": 1,
         "how": how,

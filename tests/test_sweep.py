@@ -143,7 +143,7 @@ def test_seeds_in_order_and_the_longest_first_after_an_estimate(tiny, capsys):
     order = [tiny(seed=seed, **length) for seed in (0, 1) for length in (long, short)]
     train_missing(order[::-1])
     first, *lines = capsys.readouterr().out.splitlines()
-    name = re.escape(device_name(CPU))
+    name = re.escape(device_name(CPU, torch.get_num_threads()))
     assert re.fullmatch(rf"training 4 runs on {name}, estimated [\d.]+ (s|min|h)", first)
     assert [line.split("]")[0] for line in lines] == ["[1/4", "[2/4", "[3/4", "[4/4"]
     times = [Store().find(run).path.stat().st_mtime_ns for run in order]
@@ -189,7 +189,7 @@ def test_a_limit_stops_in_time_and_the_next_call_finishes(tiny, digits, own_runs
 
 
 def test_a_failure_is_recorded_and_the_others_are_done(tiny, own_runs, capsys):
-    bad, good = tiny(lr=1e6, epochs=4), tiny(epochs=1, lr_steps=())
+    bad, good = tiny(lr=1e6, epochs=4), tiny(template="reverse", epochs=1, lr_steps=())
     with pytest.raises(TrainingFailed, match=rf"1 of 2 runs failed; .*{bad.name}\.failed\.json"):
         train_missing([bad, good])
     assert trained(capsys.readouterr().out) == [describe(bad), describe(good)]
@@ -222,7 +222,7 @@ def test_after_its_cause_is_mended_a_failure_is_gone(tiny, digits, own_runs):
 
 
 def test_a_run_in_other_hands_is_waited_for_at_the_end(tiny, own_runs, hold, wait_for, capsys):
-    held, free = tiny(), tiny(epochs=1, lr_steps=())
+    held, free = tiny(), tiny(template="reverse", epochs=1, lr_steps=())
     holder, early = hold(held), []
 
     def release():
@@ -243,7 +243,7 @@ def test_a_run_in_other_hands_is_waited_for_at_the_end(tiny, own_runs, hold, wai
 
 
 def test_what_another_process_finishes_meanwhile_is_taken(tiny, own_runs, hold, wait_for, capsys):
-    held, free = tiny(), tiny(epochs=1, lr_steps=())
+    held, free = tiny(), tiny(template="reverse", epochs=1, lr_steps=())
     holder = hold(held)
 
     def finish():
