@@ -3,8 +3,14 @@
 Filter redistribution templates for convolutional networks, and the paper's tables and figures.
 """
 
-from .models import compare, create_model
-from .templates import TEMPLATES, apply_template
+import warnings
+
+# timm's dependencies look for notebook widgets and warn where there are none: fredist's bars are
+# text, and a notebook's standard error stays empty.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
+from .models import compare, create_model  # noqa: E402
+from .templates import TEMPLATES, apply_template  # noqa: E402
 
 __version__ = "0.1.0"
 __all__ = ["TEMPLATES", "apply_template", "compare", "create_model"]

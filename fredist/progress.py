@@ -11,7 +11,8 @@ PLAIN = "FREDIST_PLAIN"  # set where output is a log: no bar, one line per finis
 
 def is_plain() -> bool:
     """Return whether bars are off: in an executed notebook or a file, not in JupyterLab."""
-    interactive = sys.stdout.isatty() or "ipykernel" in sys.modules
+    shell = sys.modules.get("IPython")  # only a kernel, or IPython itself, has a shell in it
+    interactive = sys.stdout.isatty() or (shell is not None and shell.get_ipython() is not None)
     return bool(os.environ.get(PLAIN)) or not interactive
 
 

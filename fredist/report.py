@@ -75,8 +75,8 @@ def table1(
     Examples
     --------
     >>> [table] = table1("narrow", ["cifar10"], Store([]))
-    >>> table.frame.loc[0, ["model", "template", "n", "published"]].tolist()
-    ['vgg19', 'base', 0, 93.52]
+    >>> table.frame[["model", "template", "n", "published"]].head(1).to_dict("records")
+    [{'model': 'vgg19', 'template': 'base', 'n': 0, 'published': 93.52}]
     """
     store = Store() if store is None else store
     paper = published(1).set_index(["dataset", "model", "template"])
