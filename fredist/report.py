@@ -14,7 +14,7 @@ from .experiments import get_profile, resolve_datasets
 from .experiments import table1 as table1_runs
 from .models import FAMILIES
 from .recipes import PROFILES
-from .runs import Run, Store
+from .runs import Store
 from .templates import TEMPLATES
 
 TEMPLATE_LABELS = {
@@ -35,11 +35,6 @@ class Table:
     profile: str
     frame: pd.DataFrame
     caption: str
-
-    @property
-    def complete(self) -> bool:
-        """Whether every network has a record at seed 0."""
-        return bool(self.frame["seed_0"].all())
 
 
 def published(table: int) -> pd.DataFrame:
@@ -113,7 +108,6 @@ def table1(
                     "published_dataset": shown if described else None,
                     "doubtful": bool(value["doubtful"]) and described,
                     "records": " ".join(record.path.name for record in found.values()),
-                    "seed_0": 0 in found,
                 }
             )
         frame = pd.DataFrame(rows)
@@ -191,7 +185,7 @@ def to_text(table: Table) -> str:
         lines.append(
             f"{model:11}{name:28}{numbers[0]:>7}{numbers[1]:>8}{numbers[2]:>8}{row.n:>4}{paper:>11}".rstrip()
         )
-    return "\n".join([*_wrap(table.caption, 88), "", *lines])
+    return "\n".join([*textwrap.wrap(table.caption, 88), "", *lines])
 
 
 def to_markdown(table: Table) -> str:
@@ -241,7 +235,7 @@ def to_latex(table: Table) -> str:
 
 def save(tables: Sequence[Table], name: str, folder: Path) -> None:
     """Write tables as `<name>.csv`, `.md` and `.tex` into a folder, each whole or not at all."""
-    frame = pd.concat([table.frame for table in tables]).drop(columns="seed_0")
+    frame = pd.concat([table.frame for table in tables])
     paths.write_whole(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
     paths.write_whole(folder / f"{name}.md", "\n".join(map(to_markdown, tables)))
     paths.write_whole(folder / f"{name}.tex", "\n".join(map(to_latex, tables)))
@@ -264,14 +258,9 @@ def picture(table: Table, path: Path) -> None:
 def best_profile(dataset: str, store: Store) -> str | None:
     """Return the first profile, best first, with every network of Table 1 on this set at seed 0."""
     for profile in PROFILES:
-        runs = _runs_at_seed_0(profile, dataset)
-        if runs and all(store.find(run) for run in runs):
+        if all(store.find(run) for run in table1_runs(profile, [dataset], seeds=[0])):
             return profile
     return None
-
-
-def _runs_at_seed_0(profile: str, dataset: str) -> list[Run]:
-    return table1_runs(profile, [dataset], seeds=[0])
 
 
 def _caption(profile: str, dataset: str, shown: str, frame: pd.DataFrame, records: list) -> str:
@@ -335,7 +324,3 @@ def _escape(text: str) -> str:
     for character in "&%#_":
         text = text.replace(character, f"\\{character}")
     return text.replace(DASH, "--").replace("·", r"\,\textbullet\,")
-
-
-def _wrap(text: str, width: int) -> list[str]:
-    return textwrap.wrap(text, width)
