@@ -1,14 +1,15 @@
-"""Training what is missing of many runs: longest first, each by one process, nothing lost."""
+"""Training what is missing of many runs: longest first, each trained once, nothing lost."""
 
+import heapq
 import json
 import os
 import platform
 import subprocess
 import time
-import traceback
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import UTC, datetime
-from functools import cache
+from functools import cache, partial
 
 import filelock
 import timm
@@ -30,6 +31,7 @@ from .train import (
     train,
     train_step,
 )
+from .workers import Failure, share
 
 
 class TrainingFailed(RuntimeError):
@@ -46,16 +48,19 @@ def train_missing(
 ) -> int:
     """Train the runs that have no record yet and return how many are still missing.
 
-    Seeds in order, and of each the longest run first, after an estimate of the whole time. A run
-    that another process is training is waited for, at the end. With `minutes`, training stops in
-    time and continues at the next call. With `download`, missing data sets are fetched.
+    Seeds in order, and of each the longest run first, after an estimate of the whole time. On a
+    CPU each core trains a run (as many as `torch.get_num_threads()`). A run that another process
+    is training is waited for, at the end. With `minutes`, training stops in time and continues at
+    the next call. With `download`, missing data sets are fetched.
 
     Raises
     ------
     TrainingFailed
         After all others are done, naming the runs that failed and where their tracebacks are.
     """
-    deadline = time.monotonic() + 60 * minutes if minutes else float("inf")
+    if minutes is not None and not minutes > 0:
+        raise ValueError(f"expected a time limit above 0 minutes, got {minutes}; None is no limit")
+    deadline = float("inf") if minutes is None else time.monotonic() + 60 * minutes
     store = Store()
     missing = [run for run in dict.fromkeys(runs) if store.find(run) is None]
     if not missing:
@@ -63,46 +68,50 @@ def train_missing(
     device = choose_device(device)
     for dataset in dict.fromkeys(run.dataset for run in missing):
         _load(dataset, download)
-    _revision()  # of the source as it is now, not as it may be when the last run ends
     seconds = estimate(missing, device)
     missing.sort(key=lambda run: (run.seed, -seconds[run]))
-    where = device_name(device, thread_count(missing[0].recipe, device))
+    processes = 1 if device.type == "cuda" else min(torch.get_num_threads(), len(missing))
     print(
-        f"training {len(missing)} runs on {where}, estimated {duration(sum(seconds.values()))}",
+        f"training {len(missing)} runs on {device_name(device)}"
+        + (f", {processes} at a time" if processes > 1 else "")
+        + f", estimated {duration(_span([seconds[run] for run in missing], processes))}",
         flush=True,
     )
-    failed, left = [], list(missing)
+    provenance = {"revision": _revision(), "how": how}  # of the source as it is now
+    failed, left, epochs = [], list(missing), dict.fromkeys(missing, 0)
     with bar(total=round(sum(seconds.values()))) as shown:
+
+        def advance(run, epoch):
+            epochs[run] = epoch
+            done = sum(seconds[run] * epochs[run] / run.recipe.epochs for run in missing)
+            shown.set_description(describe(run))
+            shown.update(round(done) - shown.n)
+
         for wait in (False, True):  # first those that nobody else is training
-            for run in list(left):
-                if time.monotonic() > deadline:
-                    break
-                start = shown.n
-
-                def advance(epoch, run=run, start=start):
-                    done = seconds[run] * epoch / run.recipe.epochs
-                    shown.update(start + round(done) - shown.n)
-
-                shown.set_description(describe(run))
-                try:
-                    line = _train_locked(run, device, deadline, how, wait, advance)
-                except OutOfTime:
-                    break
-                except Exception as error:  # recorded; the others go on
-                    failed.append(_record_failure(run))
-                    line = f"failed with {type(error).__name__}: {error}"
-                if line is None:
-                    continue  # another process has it: later
-                left.remove(run)
-                advance(run.recipe.epochs)
-                done = len(missing) - len(left)
-                _say(shown, f"[{done}/{len(missing)}] {describe(run)}: {line}")
+            if time.monotonic() >= deadline:
+                break
+            work = partial(
+                _train_locked, device=device, deadline=deadline, wait=wait, provenance=provenance
+            )
+            with closing(share(list(left), work, processes, advance)) as outcomes:
+                for run, outcome in outcomes:
+                    if outcome is None:
+                        continue  # another process has it, or time is up
+                    if isinstance(outcome, Failure):  # recorded; the others go on
+                        failed.append(_record_failure(run, outcome))
+                        outcome = f"failed with {outcome.error}"
+                    left.remove(run)
+                    advance(run, run.recipe.epochs)
+                    done = len(missing) - len(left)
+                    _say(shown, f"[{done}/{len(missing)}] {describe(run)}: {outcome}")
     if failed:
         raise TrainingFailed(
             f"{len(failed)} of {len(missing)} runs failed; their tracebacks: {', '.join(failed)}"
         )
     if left:
         print(f"time is up: {len(left)} of {len(missing)} runs left; call again to continue")
+        if not any(epochs.values()):
+            print("no epoch was finished in that time, and none will be: give a longer limit")
     return len(left)
 
 
@@ -133,8 +142,16 @@ def describe(run: Run) -> str:
     return f"{run.dataset} {run.model} {run.template}{convention}{width} seed {run.seed}"
 
 
-def device_name(device: torch.device, threads: int) -> str:
-    """Return the device's name as its maker gives it, of a CPU with the threads used."""
+def _span(seconds: list[float], processes: int) -> float:
+    """Return how long runs take in this order, each begun by the process that is free first."""
+    ends = [0.0] * processes
+    for one in seconds:
+        heapq.heapreplace(ends, ends[0] + one)
+    return max(ends)
+
+
+def device_name(device: torch.device) -> str:
+    """Return the device's name as its maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     model = platform.processor() or platform.machine()
@@ -145,63 +162,68 @@ def device_name(device: torch.device, threads: int) -> str:
             )
     except OSError:
         pass  # not Linux
-    return f"{model}, {threads} thread{'s' if threads != 1 else ''}"
+    return model
 
 
 def _train_locked(
-    run: Run, device, deadline: float, how: str, wait: bool, advance: Callable[[int], None]
+    run: Run,
+    advance: Callable[[int], None],
+    *,
+    device: torch.device,
+    deadline: float,
+    wait: bool,
+    provenance: dict,
 ) -> str | None:
-    """Train one run under its lock; None where another process holds it and `wait` is False."""
+    """Train one run under its lock; None where time is up, or (without `wait`) others have it."""
+    limit = deadline - time.monotonic()
+    if limit <= 0:
+        return None
     folder = paths.unfinished_folder()
     folder.mkdir(parents=True, exist_ok=True)
     lock = filelock.FileLock(folder / f"{run.name}.lock")  # the system frees a dead owner's
-    limit = deadline - time.monotonic()
     try:
-        lock.acquire(timeout=0 if not wait else (max(limit, 0) if limit < 1e9 else -1))
+        lock.acquire(timeout=0 if not wait else (limit if limit < 1e9 else -1))
     except filelock.Timeout:
-        if wait:
-            raise OutOfTime from None
         return None
     try:
         if record := Store().find(run):  # another process has finished it meanwhile
             return f"{record.results['test_top1']:.2f}% (trained by another process)"
         checkpoint = folder / f"{run.name}.pt"
+        for torn in folder.glob(f"{checkpoint.name}.*.tmp"):
+            torn.unlink()  # a killed process was writing it
         results, progress = train(
             run,
-            _images(run),
+            _load(run.dataset),
             device,
             checkpoint=checkpoint,
             deadline=deadline,
             on_epoch=advance,
         )
-        provenance = _provenance(device, thread_count(run.recipe, device), how) | {
-            "seconds": round(progress.seconds, 3),
-            "sessions": progress.sessions,
-        }
-        write_record(run, results, progress.history, provenance)
+        taken = {"seconds": round(progress.seconds, 3), "sessions": progress.sessions}
+        write_record(run, results, progress.history, _provenance(device) | taken | provenance)
         checkpoint.unlink(missing_ok=True)
         _failure(run).unlink(missing_ok=True)
         return f"{results['test_top1']:.2f}% in {duration(progress.seconds)}"
+    except OutOfTime:
+        return None
     finally:
         lock.release()
 
 
-def _provenance(device: torch.device, threads: int, how: str) -> dict:
+def _provenance(device: torch.device) -> dict:
     from . import __version__
 
     return {
         "fredist": __version__,
-        "revision": _revision(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
         "timm": timm.__version__,
         "device_type": device.type,
-        "device": device_name(device, threads),
-        "threads": threads,
+        "device": device_name(device),
+        "threads": thread_count(device),
         "compiled": False,
         "packed": 1,
-        "how": how,
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
     }
 
@@ -226,9 +248,9 @@ def _failure(run: Run):
     return paths.unfinished_folder() / f"{run.name}.failed.json"
 
 
-def _record_failure(run: Run) -> str:
+def _record_failure(run: Run, failure: Failure) -> str:
     path = _failure(run)
-    content = {"run": describe(run), "traceback": traceback.format_exc()}
+    content = {"run": describe(run), "traceback": failure.traceback}
     paths.write_whole(path, json.dumps(content, indent=1) + "\n")
     return os.path.relpath(path)
 
@@ -242,22 +264,18 @@ def _load(dataset: str, download: bool = False) -> ImageSet:
     return _loaded[dataset]
 
 
-def _images(run: Run) -> ImageSet:
-    return _load(run.dataset)
-
-
 def _train_images(run: Run) -> int:
-    images = _images(run)
+    images = _load(run.dataset)
     return run.reduction.images(len(images.train_labels), len(images.test_labels))[0]
 
 
 def _macs(run: Run) -> int:
     with torch.device("meta"):
-        return count_macs(build(run, "meta"), _images(run).image_size)
+        return count_macs(build(run, "meta"), _load(run.dataset).image_size)
 
 
 def _step_seconds(run: Run, device: torch.device, repeats: int = 2) -> float:
-    size, batch = _images(run).image_size, run.recipe.batch_size
+    size, batch = _load(run.dataset).image_size, run.recipe.batch_size
     with numerics(run.recipe, device):
         model = build(run, device).train()
         optimizer = make_optimizer(model, run.recipe)

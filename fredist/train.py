@@ -241,7 +241,7 @@ def numerics(recipe: Recipe, device: torch.device):
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
     threads = torch.get_num_threads()
-    torch.set_num_threads(thread_count(recipe, device))
+    torch.set_num_threads(thread_count(device))
     if device.type == "cpu":
         keep_freed_memory()
     try:
@@ -270,15 +270,15 @@ def keep_freed_memory() -> None:
         mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
 
 
-def thread_count(recipe: Recipe, device: torch.device) -> int:
-    """Return the number of CPU threads a run of this recipe uses.
+def thread_count(device: torch.device) -> int:
+    """Return the number of CPU threads a run uses: on a CPU one, so that cores change no result.
 
-    One for channels-last on a CPU: with two, PyTorch 2.15's backward pass of ResNet-50 quadratic
-    at width 0.05 writes out of bounds and crashes. Contiguous runs, and one thread, do not. Use
-    the cores by several processes instead.
+    Sums are rounded in another order by another number of threads. Two threads were measured to
+    be hardly faster on narrow networks anyway, and with channels-last PyTorch 2.15's backward pass
+    of ResNet-50 quadratic at width 0.05 writes out of bounds with them. `train_missing` uses the
+    other cores for other runs.
     """
-    one = device.type == "cpu" and recipe.memory_format == "channels_last"
-    return 1 if one else torch.get_num_threads()
+    return 1 if device.type == "cpu" else torch.get_num_threads()
 
 
 def choose_device(name: str | None = None) -> torch.device:
