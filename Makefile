@@ -1,13 +1,13 @@
 # `make help` lists the targets. Options are variables: make table1 PROFILE=quick MODELS=vgg19
 VENV := .venv
-NOTEBOOKS := table1
+NOTEBOOKS := table1 table2 table3 figure1 figure2 figure3 figure4 figure5 claims
 
 run := $(VENV)/bin/python -m
 option = $(if $($1),--$2 $($1))
 # Joined here, so that a recipe is one command that make runs without a shell: Ctrl-C meets Python alone.
 choices = $(strip $(call option,PROFILE,profile) $(call option,DATASETS,datasets) \
 	$(call option,MODELS,models) $(call option,TEMPLATES,templates) \
-	$(call option,SEEDS,seeds))
+	$(call option,SEEDS,seeds) $(if $(REMEASURE),--remeasure))
 pytest = $(run) pytest $(ARGS)
 # Workers share the cores better than one worker's threads do; beyond four they only pay for imports.
 workers := -n auto --maxprocesses 4
@@ -16,13 +16,13 @@ workers := -n auto --maxprocesses 4
 scratch := $(abspath $(VENV))/notebook-check
 
 .DEFAULT_GOAL := help
-.NOTPARALLEL: # one device, so one run at a time
 .PHONY: help setup lock lint format $(NOTEBOOKS) paper data publish lab \
 	test test-slow test-setup clean
 
 help: ## list the targets
-	@sed -n 's/^\([^ :]*\):.*## /\1 /p' Makefile | sed 's/^$$(NOTEBOOKS)/$(NOTEBOOKS)/' \
+	@sed -n 's/^\([^ :]*\):.*## /\1 /p' Makefile \
 		| awk '{ target = $$1; $$1 = ""; printf "  %-11s%s\n", target, $$0 }'
+	@echo 'Options: PROFILE=quick DATASETS=cifar10 MODELS=vgg19,mobilenet TEMPLATES=base SEEDS=0,1'
 
 setup: ## build .venv, once [VENV=folder PYTHON=python3 TORCH=system: use PYTHON's own torch]
 	@$(or $(PYTHON),python3) tools/setup_env.py $(VENV) $(call option,TORCH,torch) \
@@ -40,10 +40,19 @@ format: setup ## format, and mend what the linter can
 	$(run) ruff format
 	$(run) ruff check --fix
 
-$(NOTEBOOKS): setup ## run one notebook [PROFILE DATASETS MODELS TEMPLATES SEEDS]
+table1: ## accuracy on CIFAR-10 and CIFAR-100
+table2: ## accuracy and parameters on Tiny-ImageNet
+table3: ## parameters, memory and inference time [REMEASURE=1]
+figure1: ## filters per layer under the templates
+figure2: ## accuracy against parameters
+figure3: ## accuracy against memory [REMEASURE=1]
+figure4: ## accuracy against inference time [REMEASURE=1]
+figure5: ## the four base distributions
+claims: ## the paper's claims, by its own numbers and by ours
+$(NOTEBOOKS): setup
 	$(run) fredist render $@ $(choices)
 
-paper: $(NOTEBOOKS) ## run every notebook, with the same options
+paper: $(NOTEBOOKS) ## run every notebook, with the same options; -j2 is safe
 
 data: setup ## fetch and check the data sets [DATASETS=cifar10,cifar100]
 	$(run) fredist data $(call option,DATASETS,datasets)

@@ -1,4 +1,4 @@
-"""The command line behind the Makefile: `python -m fredist train|render|publish|data`."""
+"""The command line behind the Makefile: `python -m fredist train|measure|render|publish|data`."""
 
 import argparse
 import sys
@@ -28,6 +28,7 @@ def train(name, profile, datasets, models, templates, seeds, minutes, device) ->
 
     check_choice("experiment", name, tuple(experiments.EXPERIMENTS))
     profile = experiments.resolve_profile(profile)
+    experiments.fetch_unknown(name, profile, datasets)
     runs = experiments.EXPERIMENTS[name](profile, datasets, models, templates, seeds)
     how = f"python -m fredist train {name} --profile {profile}"
     left = train_missing(runs, device=device, minutes=minutes, download=profile != "smoke", how=how)
@@ -35,11 +36,20 @@ def train(name, profile, datasets, models, templates, seeds, minutes, device) ->
     return 0
 
 
-def render(name, profile, datasets, models, templates, seeds) -> int:
-    """Execute a table's or figure's notebook, training what is missing."""
+def measure(models, templates, remeasure, device) -> int:
+    """Measure what is missing of Table 3, without Jupyter."""
+    from . import measurements
+
+    wanted = measurements.wanted(experiments.table3(models, templates).values(), device)
+    measurements.measure_missing(wanted, remeasure=remeasure, how="python -m fredist measure")
+    return 0
+
+
+def render(name, profile, datasets, models, templates, seeds, remeasure) -> int:
+    """Execute a table's or figure's notebook, making what is missing."""
     from .render import render
 
-    render(name, profile, datasets, models, templates, seeds)
+    render(name, profile, datasets, models, templates, seeds, remeasure)
     return 0
 
 
@@ -71,29 +81,30 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("python -m fredist", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="command")
 
-    def add(function, *, filters: bool):
+    def add(function):
         one = commands.add_parser(function.__name__, help=function.__doc__)
         one.set_defaults(command=function)
-        if filters:
-            one.add_argument("name", help="a table or figure, such as table1")
-            one.add_argument("--profile", default="auto", help="auto, or a profile's name")
-            one.add_argument(
-                "--datasets", type=_names, help="comma-separated; default: the profile's"
-            )
-            one.add_argument("--models", type=_names, help="comma-separated; default: all")
-            one.add_argument("--templates", type=_names, help="comma-separated; default: all")
-            one.add_argument(
-                "--seeds", type=_numbers, help="comma-separated; default: the profile's"
-            )
         return one
 
-    one = add(train, filters=True)
-    one.add_argument("--minutes", type=float, help="stop in time; the next call continues")
-    one.add_argument("--device", help="cuda or cpu; default: CUDA where there is one")
-    add(render, filters=True)
-    add(publish, filters=False)
-    one = add(data, filters=False)
-    one.add_argument("--datasets", type=_names, help="comma-separated; default: the paper's")
+    def list_of(one, *names, kind=_names):
+        for name in names:
+            one.add_argument(f"--{name}", type=kind, help="comma-separated; default: all there are")
+
+    training, rendering = add(train), add(render)
+    for one in (training, rendering):
+        one.add_argument("name", help="a table or figure, such as table1")
+        one.add_argument("--profile", default="auto", help="auto, or a profile's name")
+        list_of(one, "datasets", "models", "templates")
+        list_of(one, "seeds", kind=_numbers)
+    training.add_argument("--minutes", type=float, help="stop in time; the next call continues")
+    measuring = add(measure)
+    list_of(measuring, "models", "templates")
+    for one in (training, measuring):
+        one.add_argument("--device", help="cuda or cpu; default: CUDA where there is one")
+    for one in (rendering, measuring):
+        one.add_argument("--remeasure", action="store_true", help="measure again what has been")
+    add(publish)
+    list_of(add(data), "datasets")
     return parser
 
 

@@ -27,6 +27,14 @@ def bar(iterable: Iterable | None = None, total: int | None = None, label: str =
     return tqdm(iterable, label, total, leave=False, file=sys.stdout, disable=is_plain(), ncols=90)
 
 
+def say(shown: tqdm, line: str) -> None:
+    """Print a line where a bar is shown, or a plain one."""
+    if is_plain():
+        print(line, flush=True)
+    else:
+        shown.write(line)
+
+
 def duration(seconds: float) -> str:
     """Return a duration in the unit a person would use.
 

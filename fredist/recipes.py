@@ -5,10 +5,11 @@ repetitions. Everything else is open in the text; each choice is a named field h
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from numbers import Real
 from types import MappingProxyType
 
-from .templates import check_choice
+from .templates import check_choice, check_flag, check_integer, exact_width
 
 CHOICES = {
     "initialisation": ("timm", "pytorch"),
@@ -17,6 +18,25 @@ CHOICES = {
     "memory_format": ("contiguous", "channels_last"),
     "reported_epoch": ("last",),
 }
+
+
+def _unify(values) -> None:
+    """Give each field its one type, or raise an error: 1 and 1.0 would be two runs otherwise."""
+    for field in fields(values):
+        value = getattr(values, field.name)
+        if field.type is bool:
+            check_flag(field.name, value)
+        elif field.type is int or (field.type == int | None and value is not None):
+            value = check_integer(field.name, value, least=0)
+        elif field.type is float:
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f"expected a number as {field.name}, got {value!r}")
+            value = float(value)
+        elif field.type == tuple[int, ...]:
+            if not isinstance(value, list | tuple):
+                raise TypeError(f"expected a list of integers as {field.name}, got {value!r}")
+            value = tuple(check_integer(field.name, one, least=0) for one in value)
+        object.__setattr__(values, field.name, value)
 
 
 @dataclass(frozen=True)
@@ -49,6 +69,7 @@ class Recipe:
     deterministic: bool = True
 
     def __post_init__(self):
+        _unify(self)
         for name, choices in CHOICES.items():
             check_choice(name, getattr(self, name), choices)
         if self.epochs < 1 or self.batch_size < 2:
@@ -73,6 +94,10 @@ class Reduction:
     width_factor: float = 1.0
     train_images: int | None = None
     test_images: int | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "width_factor", float(exact_width(self.width_factor)))
+        _unify(self)
 
     def images(self, train: int, test: int) -> tuple[int, int]:
         """Return the numbers of images used of a set with `train` and `test` images.

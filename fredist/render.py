@@ -9,13 +9,21 @@ from pathlib import Path
 import nbformat
 import papermill
 
-from . import paths, report
+from . import paths, report, tables
 from .data import DATASETS, FINGERPRINTS, at_hand, load
-from .experiments import EXPERIMENTS, get_profile, resolve_datasets, resolve_profile
+from .experiments import (
+    EXPERIMENTS,
+    TABLE2_DATASETS,
+    fetch_unknown,
+    get_profile,
+    resolve_profile,
+)
 from .progress import PLAIN, bar
 from .recipes import PROFILES
 from .runs import Store
 from .templates import check_choice
+
+NOTEBOOKS = tuple(sorted(path.stem for path in paths.NOTEBOOKS.glob("*.ipynb")))
 
 
 def render(
@@ -25,8 +33,9 @@ def render(
     models: Sequence[str] | None = None,
     templates: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
+    remeasure: bool = False,
 ) -> Path:
-    """Execute a notebook, training what is missing of the runs asked for; return its path.
+    """Execute a notebook, making what is missing of the records asked for; return its path.
 
     The executed notebook appears in `paper_figures/<profile>/` only when every cell has run. Its
     standard output is also this process's.
@@ -38,28 +47,33 @@ def render(
     RuntimeError
         When a cell fails or the kernel dies; what an earlier call has made stays as it was.
     """
-    check_choice("notebook", name, tuple(EXPERIMENTS))
+    check_choice("notebook", name, NOTEBOOKS)
     auto, profile = profile == "auto", resolve_profile(profile)
-    runs = EXPERIMENTS[name](profile, datasets, models, templates, seeds)
-    store = Store()
-    missing = [run for run in runs if store.find(run) is None]
-    for dataset in dict.fromkeys(run.dataset for run in missing):
-        # Fetched and decoded here, where a bar can be seen; smoke never touches the network.
-        load(dataset, download=profile != "smoke", progress=bar)
-    if auto and missing and profile == "paper":
-        _name_shorter(name)
-    target = paths.FIGURES / profile / f"{name}.ipynb"
-    parameters = {
-        "profile": profile,
-        "datasets": list(resolve_datasets(profile, datasets)),
-        "models": models,
-        "templates": templates,
-        "seeds": seeds,
-        "train": bool(missing),
-    }
-    execute(paths.NOTEBOOKS / f"{name}.ipynb", target, parameters)
-    _name_better(name, profile, Store())
-    print(f"\nfiles: {os.path.relpath(target.parent)}/{name}.csv, .md, .tex, .ipynb")
+    asked = {"datasets": datasets, "models": models, "templates": templates, "seeds": seeds}
+    missing = []
+    if name in EXPERIMENTS:
+        fetch_unknown(name, profile, datasets)
+        runs = EXPERIMENTS[name](profile, **asked)
+        asked["datasets"] = list(dict.fromkeys(run.dataset for run in runs))
+        store = Store()
+        missing = [run for run in runs if store.find(run) is None]
+        for dataset in dict.fromkeys(run.dataset for run in missing):
+            # Fetched and decoded here, where a bar can be seen; smoke never touches the network.
+            load(dataset, download=profile != "smoke", progress=bar)
+        if auto and missing and profile == "paper":
+            _name_shorter(name)
+    # Lists left out are the notebook's own, or all; what it has no use for it does not get.
+    parameters = {"profile": profile, "train": bool(missing), "measure": True}
+    parameters |= asked | {"remeasure": remeasure}
+    source, target = paths.NOTEBOOKS / f"{name}.ipynb", paths.FIGURES / profile / f"{name}.ipynb"
+    known = papermill.inspect_notebook(source)
+    for option in (key for key, value in asked.items() if value and key not in known):
+        print(f"{name} has no {option} to choose from: all are shown")
+    execute(source, target, {key: value for key, value in parameters.items() if key in known})
+    if name in EXPERIMENTS:
+        _name_better(name, profile, Store())
+    files = sorted(path.suffix for path in target.parent.glob(f"{name}.*"))
+    print(f"\nfiles: {os.path.relpath(target.parent)}/{name}{', '.join(files)}")
     return target
 
 
@@ -96,29 +110,35 @@ def execute(source: Path, target: Path, parameters: dict) -> None:
 
 
 def publish() -> None:
-    """Remake the committed tables and notebooks from the shipped records alone.
+    """Remake the committed tables, figures and notebooks from the shipped records alone.
 
-    Each data set's table comes from the first profile, best first, that is complete at seed 0;
-    profiles are never mixed in one table.
+    Each data set's Tables 1 and 2 come from the first profile, best first, that is complete at
+    seed 0; profiles are never mixed in one table. All else is what the committed notebook shows.
     """
-    store = Store([paths.RESULTS])
-    tables = []
-    for dataset in FINGERPRINTS:  # those whose runs are known without the data
-        if profile := report.best_profile(dataset, store):
-            tables += report.table1(profile, [dataset], store)
-    if not tables:
-        raise RuntimeError(f"expected a profile complete at seed 0 in {paths.RESULTS}, found none")
-    report.save(tables, "table1", paths.FIGURES)
-    report.picture(tables[0], paths.FIGURES / "table1.png")
-    with tempfile.TemporaryDirectory() as empty:
-        own, os.environ["FREDIST_RUNS"] = paths.runs_folder(), empty
+    with tempfile.TemporaryDirectory() as scratch:
+        own = {"FREDIST_RUNS": f"{scratch}/runs", "FREDIST_FIGURES": f"{scratch}/figures"}
+        before = {name: os.environ.get(name) for name in own}
+        os.environ.update(own)
         try:
-            for name in EXPERIMENTS:
+            for name in NOTEBOOKS:
                 notebook = paths.NOTEBOOKS / f"{name}.ipynb"
                 execute(notebook, notebook, {})
                 clean(notebook)
         finally:
-            os.environ["FREDIST_RUNS"] = str(own)
+            os.environ.update({name: value for name, value in before.items() if value})
+            for name in (name for name, value in before.items() if not value):
+                del os.environ[name]
+        for path in sorted(Path(scratch).glob("figures/*/*")):
+            paths.write_whole(paths.FIGURES / path.name, path.read_bytes())
+    store = Store([paths.RESULTS])
+    for name, table in (("table1", tables.table1), ("table2", tables.table2)):
+        found = []
+        for dataset in _candidates(name):
+            if profile := tables.best_profile(dataset, store, name):
+                found += table(profile, [dataset], store)
+        if found:
+            report.save(found, name, paths.FIGURES)
+            report.picture(found[0], paths.FIGURES / f"{name}.png")
 
 
 def clean(path: Path) -> None:
@@ -138,19 +158,25 @@ def clean(path: Path) -> None:
 def _name_shorter(name: str) -> None:
     print("Training the paper's protocol, the longest. Shorter ones, with what they change:")
     for profile in ("paper128", "quick", "narrow", "smoke"):
-        print(f"  make {name} PROFILE={profile}  # {'; '.join(report.differences(profile))}")
+        print(f"  make {name} PROFILE={profile}  # {'; '.join(tables.differences(profile))}")
     print("Ctrl-C loses nothing: the same command continues.", flush=True)
 
 
 def _name_better(name: str, profile: str, store: Store) -> None:
     """Say which better records are at hand than those of the profile just shown."""
-    for dataset in get_profile("paper").datasets:
-        best = report.best_profile(dataset, store)
+    for dataset in _candidates(name):
+        best = tables.best_profile(dataset, store, name)
         if best and list(PROFILES).index(best) < list(PROFILES).index(profile):
             print(
                 f"\nBetter records are at hand: {DATASETS[dataset].label} of the profile {best}. "
                 f"See them: make {name} PROFILE={best} DATASETS={dataset}"
             )
+
+
+def _candidates(name: str) -> list[str]:
+    """Return an experiment's real data sets, of those whose runs are known without the data."""
+    own = TABLE2_DATASETS if name == "table2" else get_profile("paper").datasets
+    return [dataset for dataset in own if dataset in FINGERPRINTS and dataset != "digits"]
 
 
 def fetch(datasets: Sequence[str] | None = None) -> None:

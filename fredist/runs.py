@@ -1,7 +1,8 @@
 """Runs as values, and their records: one JSON file each, found by the hash of the run.
 
 A run says everything that decides its result. Its record adds the result and where it came from;
-several records of one run (another device, another machine) are alternatives.
+several records of one run (another device, another machine) are alternatives. A measurement's
+records are files of the same form; of those the newest counts.
 """
 
 import hashlib
@@ -12,6 +13,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .data import DATASETS
 from .models import default_options, redistribute
@@ -19,8 +21,12 @@ from .paths import RESULTS, runs_folder, write_whole
 from .recipes import Profile, Recipe, Reduction
 from .templates import exact_width
 
+if TYPE_CHECKING:
+    from .measurements import Measurement
+
 RECIPE_VERSION = 1  # raised when the same recipe comes to mean another computation
 SCHEMA = 1
+QUANTITIES = ("memory", "time")  # of measurements, whose records are named by them
 _NAME = re.compile(r"(?P<label>[a-z0-9_-]+)-(?P<run>[0-9a-f]{12})-(?P<content>[0-9a-f]{12})\.json")
 
 
@@ -53,7 +59,7 @@ class Run:
     @cached_property
     def id(self) -> str:
         """The hash over all fields, 12 hex digits."""
-        return _hash(canonical(asdict(self)))
+        return identity(self)
 
     @property
     def name(self) -> str:
@@ -132,9 +138,13 @@ class Record:
 
 
 def write_record(
-    run: Run, results: dict, history: dict, provenance: dict, folder: Path | None = None
+    run: "Run | Measurement",
+    results: dict,
+    history: dict,
+    provenance: dict,
+    folder: Path | None = None,
 ) -> Path:
-    """Write a run's record into the user's folder and return its path.
+    """Write a run's or a measurement's record into the user's folder and return its path.
 
     The file's name holds the hash of its content, so that a changed digit is found out.
     """
@@ -199,9 +209,21 @@ class Store:
                     read_record(path)  # says what is wrong
                 self._paths.setdefault(match["run"], []).append(path)
 
-    def find(self, run: Run) -> Record | None:
-        """Return the run's record: of several alternatives CUDA before CPU, then the oldest."""
-        return _preferred(self._read(path) for path in self._paths.get(run.id, []))
+    def find(self, run: "Run | Measurement") -> Record | None:
+        """Return the run's record: of several alternatives CUDA before CPU, then the oldest.
+
+        Of a measurement the newest.
+        """
+        records = [self._read(path) for path in self._paths.get(run.id, [])]
+        return _preferred(records) if isinstance(run, Run) else _newest(records)
+
+    def measurements(self) -> list[Record]:
+        """Return the record of every measurement there is, the newest of each, by name."""
+        return [
+            _newest(self._read(path) for path in paths)
+            for paths in sorted(self._paths.values(), key=lambda paths: paths[0].name)
+            if _NAME.fullmatch(paths[0].name)["label"].endswith(QUANTITIES)
+        ]
 
     def collect(self, runs: Iterable[Run]) -> dict[Run, Record]:
         """Return the records there are, by run, in the order asked for."""
@@ -233,6 +255,15 @@ def _preferred(records: Iterable[Record]) -> Record | None:
         key=lambda r: (not r.on_cuda, r.provenance["finished"], r.path.name),
         default=None,
     )
+
+
+def _newest(records: Iterable[Record]) -> Record | None:
+    return max(records, key=lambda r: (r.provenance["finished"], r.path.name), default=None)
+
+
+def identity(value) -> str:
+    """Return the hash over all fields of a dataclass, 12 hex digits."""
+    return _hash(canonical(asdict(value)))
 
 
 def canonical(value) -> str:

@@ -3,23 +3,19 @@
 import heapq
 import json
 import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from datetime import UTC, datetime
-from functools import cache, partial
+from functools import partial
 
 import filelock
-import timm
 import torch
-import torchvision
 
-from . import paths
+from . import machine, paths, provenance
+from .augment import generator
 from .data import ImageSet, load
 from .measure import count_macs
-from .progress import bar, duration, is_plain
+from .progress import bar, duration, say
 from .runs import Run, Store, write_record
 from .train import (
     OutOfTime,
@@ -27,7 +23,6 @@ from .train import (
     choose_device,
     make_optimizer,
     numerics,
-    thread_count,
     train,
     train_step,
 )
@@ -49,14 +44,16 @@ def train_missing(
     """Train the runs that have no record yet and return how many are still missing.
 
     Seeds in order, and of each the longest run first, after an estimate of the whole time. On a
-    CPU each core trains a run (as many as `torch.get_num_threads()`). A run that another process
-    is training is waited for, at the end. With `minutes`, training stops in time and continues at
-    the next call. With `download`, missing data sets are fetched.
+    CPU each core trains a run (as many as `torch.get_num_threads()`), in a process of its own: a
+    script calls this under `if __name__ == "__main__"`. A run that another process is training is
+    waited for, at the end. With `minutes`, training stops in time and continues at the next call.
+    With `download`, missing data sets are fetched.
 
     Raises
     ------
     TrainingFailed
-        After all others are done, naming the runs that failed and where their tracebacks are.
+        When the others are done or time is up, naming the runs that failed and where their
+        tracebacks are.
     """
     if minutes is not None and not minutes > 0:
         raise ValueError(f"expected a time limit above 0 minutes, got {minutes}; None is no limit")
@@ -70,15 +67,15 @@ def train_missing(
         _load(dataset, download)
     seconds = estimate(missing, device)
     missing.sort(key=lambda run: (run.seed, -seconds[run]))
-    processes = 1 if device.type == "cuda" else min(torch.get_num_threads(), len(missing))
+    processes = min(torch.get_num_threads(), len(missing)) if device.type == "cpu" else 1
     print(
-        f"training {len(missing)} runs on {device_name(device)}"
+        f"training {len(missing)} runs on {provenance.device_name(device)}"
         + (f", {processes} at a time" if processes > 1 else "")
         + f", estimated {duration(_span([seconds[run] for run in missing], processes))}",
         flush=True,
     )
-    provenance = {"revision": _revision(), "how": how}  # of the source as it is now
-    failed, left, epochs = [], list(missing), dict.fromkeys(missing, 0)
+    source = {"revision": provenance.revision(), "how": how}  # as it is now
+    failed, left, epochs, waited = [], list(missing), dict.fromkeys(missing, 0), False
     with bar(total=round(sum(seconds.values()))) as shown:
 
         def advance(run, epoch):
@@ -88,10 +85,11 @@ def train_missing(
             shown.update(round(done) - shown.n)
 
         for wait in (False, True):  # first those that nobody else is training
-            if time.monotonic() >= deadline:
+            if not left or time.monotonic() >= deadline:
                 break
+            waited = wait
             work = partial(
-                _train_locked, device=device, deadline=deadline, wait=wait, provenance=provenance
+                _train_locked, device=device, deadline=deadline, wait=wait, source=source
             )
             with closing(share(list(left), work, processes, advance)) as outcomes:
                 for run, outcome in outcomes:
@@ -103,15 +101,15 @@ def train_missing(
                     left.remove(run)
                     advance(run, run.recipe.epochs)
                     done = len(missing) - len(left)
-                    _say(shown, f"[{done}/{len(missing)}] {describe(run)}: {outcome}")
+                    say(shown, f"[{done}/{len(missing)}] {describe(run)}: {outcome}")
+    if left:
+        print(f"time is up: {len(left)} of {len(missing)} runs left; call again to continue")
+        if not waited and not any(epochs.values()):
+            print("no epoch was finished in that time, and none will be: give a longer limit")
     if failed:
         raise TrainingFailed(
             f"{len(failed)} of {len(missing)} runs failed; their tracebacks: {', '.join(failed)}"
         )
-    if left:
-        print(f"time is up: {len(left)} of {len(missing)} runs left; call again to continue")
-        if not any(epochs.values()):
-            print("no epoch was finished in that time, and none will be: give a longer limit")
     return len(left)
 
 
@@ -150,21 +148,6 @@ def _span(seconds: list[float], processes: int) -> float:
     return max(ends)
 
 
-def device_name(device: torch.device) -> str:
-    """Return the device's name as its maker gives it."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    model = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo") as info:
-            model = next(
-                (x.split(":")[1].strip() for x in info if x.startswith("model name")), model
-            )
-    except OSError:
-        pass  # not Linux
-    return model
-
-
 def _train_locked(
     run: Run,
     advance: Callable[[int], None],
@@ -172,7 +155,7 @@ def _train_locked(
     device: torch.device,
     deadline: float,
     wait: bool,
-    provenance: dict,
+    source: dict,
 ) -> str | None:
     """Train one run under its lock; None where time is up, or (without `wait`) others have it."""
     limit = deadline - time.monotonic()
@@ -191,16 +174,17 @@ def _train_locked(
         checkpoint = folder / f"{run.name}.pt"
         for torn in folder.glob(f"{checkpoint.name}.*.tmp"):
             torn.unlink()  # a killed process was writing it
-        results, progress = train(
-            run,
-            _load(run.dataset),
-            device,
-            checkpoint=checkpoint,
-            deadline=deadline,
-            on_epoch=advance,
-        )
+        with machine.training():  # nothing is timed meanwhile
+            results, progress = train(
+                run,
+                _load(run.dataset),
+                device,
+                checkpoint=checkpoint,
+                deadline=deadline,
+                on_epoch=advance,
+            )
         taken = {"seconds": round(progress.seconds, 3), "sessions": progress.sessions}
-        write_record(run, results, progress.history, _provenance(device) | taken | provenance)
+        write_record(run, results, progress.history, provenance.describe(device) | taken | source)
         checkpoint.unlink(missing_ok=True)
         _failure(run).unlink(missing_ok=True)
         return f"{results['test_top1']:.2f}% in {duration(progress.seconds)}"
@@ -208,40 +192,6 @@ def _train_locked(
         return None
     finally:
         lock.release()
-
-
-def _provenance(device: torch.device) -> dict:
-    from . import __version__
-
-    return {
-        "fredist": __version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
-        "timm": timm.__version__,
-        "device_type": device.type,
-        "device": device_name(device),
-        "threads": thread_count(device),
-        "compiled": False,
-        "packed": 1,
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
-
-
-@cache
-def _revision() -> str | None:
-    """Return the checkout's commit, with a plus where the source differs from it."""
-    try:
-        git = ["git", "-C", str(paths.ROOT)]
-        commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True)
-        status = subprocess.run(
-            [*git, "status", "--porcelain", "fredist"], capture_output=True, text=True
-        )
-    except OSError:
-        return None
-    if commit.returncode:
-        return None
-    return commit.stdout.strip() + ("+" if status.stdout.strip() else "")
 
 
 def _failure(run: Run):
@@ -279,7 +229,7 @@ def _step_seconds(run: Run, device: torch.device, repeats: int = 2) -> float:
     with numerics(run.recipe, device):
         model = build(run, device).train()
         optimizer = make_optimizer(model, run.recipe)
-        x = torch.randn(batch, 3, size, size, device=device)
+        x = torch.randn(batch, 3, size, size, generator=generator("estimate")).to(device)
         y = torch.zeros(batch, dtype=torch.long, device=device)
         for step in range(1 + repeats):
             if step == 1:  # after one to warm up
@@ -293,10 +243,3 @@ def _step_seconds(run: Run, device: torch.device, repeats: int = 2) -> float:
 def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
-
-
-def _say(shown, line: str) -> None:
-    if is_plain():
-        print(line, flush=True)
-    else:
-        shown.write(line)

@@ -6,7 +6,7 @@ at the very end, so that mirrored layers stay mirrored and no float decides a ti
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from difflib import get_close_matches
 from fractions import Fraction
 from math import floor, isfinite
@@ -72,6 +72,7 @@ def apply_template(
     """
     filters = check_filters(filters)
     check_choice("convention", convention, CONVENTIONS)
+    check_flag("keep_total", keep_total)
     values = solve(filters, template, **published_rule(filters, template, convention))
     if keep_total and sum(values) != sum(filters):
         raise ValueError(
@@ -113,6 +114,7 @@ def solve(
     """
     check_choice("template", template, TEMPLATES)
     f = tuple(Fraction(value) for value in filters)
+    _check_depth(f)
     depth, total = len(f), sum(f)
     if template == "base":
         return f
@@ -175,6 +177,7 @@ def round_filters(
     (16, 48)
     """
     factor = exact_width(width)
+    check_flag("keep_total", keep_total)
     scaled = [factor * Fraction(value) for value in values]
     if keep_total and round_to is not None:
         raise ValueError(
@@ -183,7 +186,7 @@ def round_filters(
         )
     if keep_total:
         return _largest_remainder(scaled)
-    step = 1 if round_to is None else _check_integer("round_to", round_to)
+    step = 1 if round_to is None else check_integer("round_to", round_to)
     return tuple(max(1, _half_up(value / step)) * step for value in scaled)
 
 
@@ -197,7 +200,13 @@ def exact_width(width: float) -> Fraction:
     """
     if isinstance(width, bool) or not isinstance(width, Real):
         raise TypeError(f"expected a number as width, got {width!r}")
-    if not isfinite(width) or width <= 0:
+    try:
+        good = isfinite(width) and width > 0
+    except OverflowError:
+        raise ValueError(
+            "expected a finite width above 0, got one beyond the largest float (1.8e308)"
+        ) from None
+    if not good:
         raise ValueError(f"expected a finite width above 0, got {width!r}")
     # A float stands for the shortest decimal that names it: Fraction(0.7) lies below 7/10 and
     # would round 0.7 * 5 = 3.5 down.
@@ -205,40 +214,86 @@ def exact_width(width: float) -> Fraction:
 
 
 def check_filters(filters: Sequence[int], depth: int | None = None) -> tuple[int, ...]:
-    """Return `filters` as a tuple of integers, or raise an error that says what is wrong."""
-    if isinstance(filters, str | bytes) or not hasattr(filters, "__iter__"):
+    """Return `filters` as a tuple of integers, or raise an error that says what is wrong.
+
+    Examples
+    --------
+    >>> check_filters([64, 128])
+    (64, 128)
+    """
+    unordered = isinstance(filters, str | bytes | Set | Mapping)
+    if unordered or not hasattr(filters, "__iter__"):
         raise TypeError(f"expected a list of filters per layer, got {filters!r}")
-    result = tuple(_check_integer("filters", value) for value in filters)
-    if not result:
-        raise ValueError("expected at least one layer, got an empty list of filters")
+    result = tuple(check_integer("filters", value) for value in filters)
+    _check_depth(result)
     if depth is not None and len(result) != depth:
         raise ValueError(f"expected {depth} filters, one per layer, got {len(result)}: {result}")
     return result
 
 
 def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    """Raise an error that lists `choices`, and the closest one, unless `value` is among them."""
+    """Raise an error that lists `choices`, and the closest one, unless `value` is among them.
+
+    Examples
+    --------
+    >>> check_choice("template", "Reverse-Base", TEMPLATES)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+    ValueError: unknown template 'Reverse-Base' (did you mean 'reverse'?); choose from base, ...
+    """
     if not isinstance(value, str):
         raise TypeError(
             f"expected a string as {what}, got {value!r}; choose from {', '.join(choices)}"
         )
     if value not in choices:
-        key = value.lower().replace("-", "_")
-        close = get_close_matches(key, choices, n=1, cutoff=0.5)
-        hint = f" (did you mean {close[0]!r}?)" if close else ""
-        raise ValueError(f"unknown {what} {value!r}{hint}; choose from {', '.join(choices)}")
+        raise ValueError(
+            f"unknown {what} {value!r}{closest(value, choices)}; choose from {', '.join(choices)}"
+        )
 
 
-def _check_integer(what: str, value: int) -> int:
+def closest(value: str, choices: Iterable[str]) -> str:
+    """Return the hint that names the choice closest to `value`, or nothing where none is close.
+
+    Examples
+    --------
+    >>> closest("VGG-19", ["vgg19", "resnet50"])
+    " (did you mean 'vgg19'?)"
+    """
+    key = value.lower().replace("-", "_")
+    close = get_close_matches(key, choices, n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_flag(what: str, value: bool) -> None:
+    """Raise an error unless `value` is True or False: 1 and "no" would be taken for True."""
+    if not isinstance(value, bool):
+        raise TypeError(f"expected True or False as {what}, got {value!r}")
+
+
+def check_integer(what: str, value: int, least: int = 1) -> int:
+    """Return an integer of any kind as Python's own, or raise an error.
+
+    Examples
+    --------
+    >>> check_integer("num_classes", 10.0)
+    Traceback (most recent call last):
+    TypeError: expected an integer of at least 1 as num_classes, got 10.0
+    """
     try:
         if isinstance(value, bool):
             raise TypeError
         number = operator.index(value)
     except TypeError:
-        raise TypeError(f"expected integers of at least 1 as {what}, got {value!r}") from None
-    if number < 1:
-        raise ValueError(f"expected integers of at least 1 as {what}, got {number}")
+        raise TypeError(
+            f"expected an integer of at least {least} as {what}, got {value!r}"
+        ) from None
+    if number < least:
+        raise ValueError(f"expected an integer of at least {least} as {what}, got {number}")
     return number
+
+
+def _check_depth(filters: tuple) -> None:
+    if not filters:
+        raise ValueError("expected at least one layer, got an empty list of filters")
 
 
 def _half_up(value: Fraction) -> int:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import conv2d, cross_entropy
 
 from .augment import ResidentImages, channel_statistics, generator
 from .data import ImageSet, subset
@@ -29,7 +29,7 @@ class OutOfTime(Exception):
 
 
 class Diverged(ArithmeticError):
-    """The loss is no longer a finite number."""
+    """The loss or a weight is no longer a finite number."""
 
 
 @dataclass
@@ -150,6 +150,9 @@ def train_epoch(
     mean_loss = float(loss_sum) / count
     if not mean_loss < float("inf"):
         raise Diverged(f"the loss of epoch {epoch + 1} is {mean_loss}: try a lower learning rate")
+    # The last step's weights have had no loss yet.
+    if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
+        raise Diverged(f"weights are not finite after epoch {epoch + 1}: try a lower learning rate")
     return mean_loss, 100 * int(correct) / count
 
 
@@ -236,8 +239,6 @@ def numerics(recipe: Recipe, device: torch.device):
     )
     # cuBLAS is deterministic only with this workspace, read when CUDA starts.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    # warn_only, and silently: 7x7 adaptive pooling has no deterministic backward on CUDA.
-    warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation")
     torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
     threads = torch.get_num_threads()
@@ -245,17 +246,24 @@ def numerics(recipe: Recipe, device: torch.device):
     if device.type == "cpu":
         keep_freed_memory()
     try:
-        with cudnn.flags(
-            enabled=True,
-            benchmark=not recipe.deterministic,
-            deterministic=recipe.deterministic,
-            allow_tf32=False,
+        with (
+            warnings.catch_warnings(),
+            cudnn.flags(
+                enabled=True,
+                benchmark=not recipe.deterministic,
+                deterministic=recipe.deterministic,
+                allow_tf32=False,
+            ),
         ):
+            # warn_only, and silently: 7x7 adaptive pooling has no deterministic backward on CUDA.
+            warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
             yield
     finally:
         torch.use_deterministic_algorithms(before[0], warn_only=before[1])
         torch.utils.deterministic.fill_uninitialized_memory = before[2]
         torch.set_num_threads(threads)
+        if device.type == "cpu":
+            return_freed_memory()
 
 
 def keep_freed_memory() -> None:
@@ -264,10 +272,19 @@ def keep_freed_memory() -> None:
     By default each activation above some megabytes is mapped anew, page fault by page fault:
     without that, training narrow networks on a CPU was measured up to 1.6 times as fast.
     """
-    if platform.libc_ver()[0] == "glibc":
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped
-        mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
+    if libc := _glibc():
+        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped
+        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
+
+
+def return_freed_memory() -> None:
+    """Give the system what `keep_freed_memory` has kept, for the processes beside this one."""
+    if libc := _glibc():
+        libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
 
 
 def thread_count(device: torch.device) -> int:
@@ -294,7 +311,7 @@ def choose_device(name: str | None = None) -> torch.device:
     device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
     try:
         image = torch.ones(1, 1, 3, 3, device=device)
-        nn.Conv2d(1, 1, 3, device=device)(image).sum().item()
+        conv2d(image, image).sum().item()
     except (RuntimeError, AssertionError) as error:
         raise RuntimeError(
             f"expected a device that can run a convolution, but {device} with PyTorch "

@@ -1,5 +1,6 @@
 """Work shared by several processes: how a CPU's cores train several runs at once."""
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -25,7 +26,7 @@ def share(
 
     Tasks are begun in their order. What `work` passes to `report` reaches `tell(task, news)` here.
     Close the generator to end the processes at once; they end with this process too, even if it
-    is killed. One process is this one.
+    is killed. One process is this one. A script calls it under `if __name__ == "__main__"`.
 
     Parameters
     ----------
@@ -47,42 +48,45 @@ def share(
             yield task, _attempt(work, task, lambda news, task=task: tell(task, news))
         return
     busy: dict[Connection, tuple] = {}
+    started: list[multiprocessing.Process] = []
 
-    def begin(task):
+    def begin(connection, process):
+        busy[connection] = process, tasks.pop()
+        with contextlib.suppress(OSError):  # it has just died, which reading from it will show
+            connection.send(busy[connection][1])
+
+    def start():
         connection, process = _start(work)
-        connection.send(task)
-        busy[connection] = process, task
+        started.append(process)
+        begin(connection, process)
 
     try:
         while tasks and len(busy) < processes:
-            begin(tasks.pop())
+            start()
         while busy:
             for connection in wait(list(busy)):
                 process, task = busy[connection]
                 try:
                     kind, content = connection.recv()
-                except (EOFError, ConnectionResetError):  # it has died
-                    process.join()
-                    del busy[connection]
-                    why = f"its process ended with status {process.exitcode}"
-                    kind, content = "result", Failure(why, f"{why}; out of memory, perhaps\n")
-                    if tasks:
-                        begin(tasks.pop())
-                else:
-                    if kind == "result" and tasks:
-                        busy[connection] = process, tasks.pop()
-                        connection.send(busy[connection][1])
-                    elif kind == "result":
-                        del busy[connection]
-                        connection.close()  # which ends the process
+                except (EOFError, OSError):  # OSError: it has died in the middle of a message
+                    kind, content = "death", _death(process)
                 if kind == "news":
                     tell(task, content)
+                    continue
+                del busy[connection]
+                if tasks and kind == "result":
+                    begin(connection, process)
                 else:
-                    yield task, content
+                    connection.close()  # which ends the process
+                    if tasks:
+                        start()
+                yield task, content
     finally:
-        for connection, (process, _) in busy.items():
+        for process in started:
             process.terminate()
+        for process in started:
             process.join()
+        for connection in busy:
             connection.close()
 
 
@@ -91,6 +95,14 @@ def _attempt(work: Callable, task, report: Callable):
         return work(task, report)
     except Exception as error:
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
+
+
+def _death(process: multiprocessing.Process) -> Failure:
+    process.join()
+    error = f"its process ended with status {process.exitcode}"
+    if process.exitcode == -signal.SIGKILL:
+        error += ": killed, perhaps because memory ran out"
+    return Failure(error, error + "; what it has printed may say more\n")
 
 
 def _start(work: Callable) -> tuple[Connection, multiprocessing.Process]:
@@ -116,7 +128,7 @@ def _serve(work: Callable, connection: Connection) -> None:
             task = connection.recv()
             result = _attempt(work, task, lambda news: connection.send(("news", news)))
             connection.send(("result", result))
-    except (EOFError, BrokenPipeError):
+    except (EOFError, OSError):
         pass  # no more tasks
 
 

@@ -6,10 +6,12 @@ from fredist import __main__ as command
 from fredist.data import DATASETS
 from fredist.experiments import (
     check_choices,
+    curves,
     networks,
     resolve_datasets,
     resolve_profile,
     table1,
+    table2,
 )
 from fredist.models import FAMILIES
 from fredist.recipes import PROFILES
@@ -52,6 +54,42 @@ def test_table_1_has_22_runs_of_each_data_set_and_seed(profile):
 def test_runs_are_of_the_profiles_data_sets_unless_named():
     assert {run.dataset for run in table1("paper")} == {"cifar10", "cifar100"}
     assert {run.num_classes for run in table1("paper", ["cifar100"])} == {100}
+
+
+def test_table_2_has_vggs_other_head_and_tiny_imagenet(tmp_path):
+    runs = table2("quick", ["tiny-imagenet-subset"], seeds=[0])
+    assert [(run.model, run.template, run.convention) for run in runs] == [
+        network for network in networks() if network[0] in ("vgg19", "mobilenet")
+    ]
+    heads = {run.model: dict(run.options).get("head") for run in runs}
+    assert heads == {"vgg19": "flatten7x7", "mobilenet": None}
+    assert {run.num_classes for run in runs} == {200}
+    assert not {run.id for run in table2("smoke")} & {
+        run.id for run in table1("smoke") if run.model == "vgg19"
+    }
+    assert resolve_datasets("paper", table=2) == ("tiny-imagenet",)
+    assert resolve_datasets("smoke", table=2) == ("digits",)
+    assert resolve_datasets("quick", ["cifar10", "tiny-imagenet-subset"], table=2) == (
+        "tiny-imagenet-subset",
+    )
+    with pytest.raises(ValueError, match=r"expected data sets from tiny-imagenet.*got cifar10"):
+        table2("quick", ["cifar10"])
+
+
+def test_a_set_that_is_not_at_hand_and_has_no_known_fingerprint_has_no_records():
+    assert {run.fingerprint for run in table2("paper")} == {None}
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_the_curves_share_table_1s_runs_at_width_1(profile):
+    runs = curves(profile, ["digits"], seeds=[0])
+    models = {"vgg19", "mobilenet"} if profile == "smoke" else set(FAMILIES)
+    widths = {1.0, 0.5, 0.25} if profile == "smoke" else {1.6, 1.3, 1.0, 0.8, 0.5, 0.25, 0.1, 0.05}
+    assert {run.width for run in runs} == widths
+    assert len(runs) == len({run.id for run in runs}) == len(models) * 5 * len(widths)
+    shared = {run.id for run in runs} & {run.id for run in table1(profile, ["digits"])}
+    assert shared == {run.id for run in runs if run.width == 1}
+    assert len(shared) == len(models) * 5
 
 
 def test_the_choices_limit_the_runs():
@@ -112,7 +150,7 @@ def test_auto_is_paper_with_a_gpu_else_smoke(monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("table9", "unknown experiment 'table9' (did you mean 'table1'?)"),
+        ("tabel1", "unknown experiment 'tabel1' (did you mean 'table1'?)"),
         ("table1 --profile smok", "unknown profile 'smok' (did you mean 'smoke'?)"),
         ("table1 --profile smoke --models vgg", "unknown model 'vgg'"),
         # The one profile that fetches nothing, and a seed of which no record is shipped.

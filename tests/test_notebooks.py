@@ -1,6 +1,9 @@
 """What nbval does not prove: that the committed notebooks ran, and hold what is checked."""
 
 import ast
+import os
+import re
+import shutil
 import subprocess
 import sys
 
@@ -18,7 +21,21 @@ def code_cells(path):
 
 
 def texts(cell):
-    return [o.text for o in cell.outputs if o.output_type == "stream"]
+    """Return all the text a reader sees below a cell."""
+    shown = [o.text for o in cell.outputs if o.output_type == "stream"]
+    return shown + [o.data["text/plain"] for o in cell.outputs if "data" in o]
+
+
+def copy_of_the_checkout(folder):
+    """Copy what a notebook reads; return the environment in which the copy is imported."""
+    for name in ("fredist", "notebooks", "results"):
+        shutil.copytree(paths.ROOT / name, folder / name)
+    return os.environ | {"PYTHONPATH": str(folder), "FREDIST_FIGURES": str(folder / "figures")}
+
+
+def check(path, **options):
+    command = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", str(path)]
+    return subprocess.run(command, cwd=path.parent, capture_output=True, text=True, **options)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -32,6 +49,7 @@ class TestCommitted:
             for output in cell.outputs:
                 assert output.output_type != "error"
                 assert output.get("name") != "stderr"
+                assert not any("widget" in kind for kind in output.get("data", ()))
         notebook = nbformat.read(path, as_version=4)
         assert set(notebook.metadata) == {"kernelspec", "language_info"}
         assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
@@ -42,6 +60,7 @@ class TestCommitted:
             assert isinstance(statement, ast.Assign)
             ast.literal_eval(statement.value)
         assert all("#" in line for line in cell.source.splitlines())
+        assert ast.parse(cell.source).body[0].targets[0].id == "profile"  # names the folder
 
     def test_it_is_small_and_narrow(self, path):
         assert path.stat().st_size < 500_000
@@ -52,6 +71,14 @@ class TestCommitted:
     def test_a_checked_cell_holds_real_content(self, path):
         checked = [c for c in code_cells(path) if CHECK in c.metadata.get("tags", [])]
         assert any(any(ch.isdigit() for ch in t) for cell in checked for t in texts(cell))
+
+
+def test_every_table_and_figure_has_its_notebook_and_its_target():
+    makefile = (paths.ROOT / "Makefile").read_text()
+    targets = re.search(r"^NOTEBOOKS := (.*)", makefile, re.MULTILINE)[1].split()
+    assert sorted(targets) == [path.stem for path in NOTEBOOKS]
+    expected = {f"table{n}" for n in (1, 2, 3)} | {f"figure{n}" for n in (1, 2, 3, 4, 5)}
+    assert set(targets) == expected | {"claims"}
 
 
 @pytest.mark.slow
@@ -66,5 +93,19 @@ def test_a_changed_number_in_a_checked_cell_fails(tmp_path):
     assert changed == 1
     path = tmp_path / "table1.ipynb"
     nbformat.write(notebook, path)
-    check = [sys.executable, "-m", "pytest", "--nbval-lax", "--nbval-current-env", str(path)]
-    assert subprocess.run(check, cwd=tmp_path, capture_output=True, text=True).returncode == 1
+    assert check(path).returncode == 1
+
+
+@pytest.mark.slow
+def test_a_changed_digit_in_a_shipped_record_is_an_error_that_names_the_file(tmp_path):
+    environment = copy_of_the_checkout(tmp_path)
+    notebook = tmp_path / "notebooks" / "table1.ipynb"
+    assert check(notebook, env=environment).returncode == 0
+    record = min((tmp_path / "results").glob("vgg19-base-*.json"))
+    text = record.read_text()
+    digit = re.search(r'"test_top1": \d+\.(\d)', text).start(1)
+    record.write_text(text[:digit] + str((int(text[digit]) + 1) % 10) + text[digit + 1 :])
+    failed = check(notebook, env=environment)
+    assert failed.returncode == 1
+    assert "RecordError" in failed.stdout
+    assert record.name in failed.stdout

@@ -1,11 +1,14 @@
 """The recipes: what the paper states, and how the profiles depart from it."""
 
 from dataclasses import FrozenInstanceError, asdict, fields, replace
+from fractions import Fraction
 
+import numpy as np
 import pytest
 
 from fredist.data import DATASETS
 from fredist.recipes import CHOICES, PROFILES, Profile, Recipe, Reduction
+from fredist.runs import canonical, make_run
 
 
 def differences(a, b):
@@ -86,6 +89,41 @@ def test_unknown_fields_are_errors():
 def test_no_epochs_and_batches_of_one_are_errors(wrong):
     with pytest.raises(ValueError, match="expected at least 1 epoch and batches of at least 2"):
         Recipe(**wrong)
+
+
+def test_the_same_values_are_the_same_run_whatever_their_type():
+    whole = Recipe(lr=1, momentum=0, weight_decay=0, epochs=np.int64(3), lr_steps=[1, np.int64(2)])
+    exact = Recipe(lr=1.0, momentum=0.0, weight_decay=0.0, epochs=3, lr_steps=(1, 2))
+    assert canonical(asdict(whole)) == canonical(asdict(exact))
+    assert (whole, hash(whole)) == (exact, hash(exact))
+    for factor in (1, Fraction(1), np.float32(1)):
+        assert canonical(asdict(Reduction(factor))) == canonical(asdict(Reduction(1.0)))
+    assert Reduction(np.float32(0.7)) == Reduction(Fraction(7, 10)) == Reduction(0.7)
+    profiles = [Profile(recipe, (0,), ("digits",), Reduction(1)) for recipe in (whole, exact)]
+    first, second = (make_run(profile, "digits", "vgg19", "base").id for profile in profiles)
+    assert first == second
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        (Recipe, {"epochs": 3.0}, "an integer of at least 0 as epochs, got 3.0"),
+        (Recipe, {"batch_size": True}, "an integer of at least 0 as batch_size, got True"),
+        (Recipe, {"pad": None}, "an integer of at least 0 as pad, got None"),
+        (Recipe, {"lr": "0.1"}, "a number as lr, got '0.1'"),
+        (Recipe, {"momentum": False}, "a number as momentum, got False"),
+        (Recipe, {"flip": 1}, "True or False as flip, got 1"),
+        (Recipe, {"deterministic": "no"}, "True or False as deterministic, got 'no'"),
+        (Recipe, {"lr_steps": 80}, "a list of integers as lr_steps, got 80"),
+        (Recipe, {"lr_steps": [0.5]}, "an integer of at least 0 as lr_steps, got 0.5"),
+        (Recipe, {"precision": 32}, "a string as precision, got 32; choose from float32, bf"),
+        (Reduction, {"width_factor": "1"}, "a number as width, got '1'"),
+        (Reduction, {"train_images": 1e3}, "an integer of at least 0 as train_images, got 1000.0"),
+    ],
+)
+def test_values_of_another_type_are_refused(kind, wrong, message):
+    with pytest.raises(TypeError, match=f"expected {message}"):
+        kind(**wrong)
 
 
 @pytest.mark.parametrize("value", [Recipe(), Reduction(), PROFILES["paper"]])

@@ -165,7 +165,7 @@ def test_an_interrupted_call_fails_and_the_next_one_ends_as_an_uninterrupted_one
         "FREDIST_FIGURES": str(tmp_path / "others"),
     }
     assert render(other, *ONE).returncode == 0
-    columns = ["model", "template", "n", "mean", "min", "max"]
+    columns = ["model", "template", "n", "top1_mean", "top1_min", "top1_max"]
     mine, theirs = (pd.read_csv(figures(p) / "table1.csv")[columns] for p in (place, other))
     pd.testing.assert_frame_equal(mine, theirs)
 

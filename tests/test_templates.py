@@ -1,10 +1,8 @@
 """The templates: against the paper's equations solved another way, and as properties."""
 
 import math
-import re
 import subprocess
 import sys
-from decimal import Decimal
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -267,99 +265,6 @@ def test_any_list_of_integers_will_do_and_is_left_alone(kind):
     assert [type(n) for n in result] == [int] * 4
     if kind is not iter:
         assert list(filters) == [64, 96, 512, 512]
-
-
-@pytest.mark.parametrize(
-    ("filters", "error", "message"),
-    [
-        ([], ValueError, "at least one layer, got an empty list"),
-        ([64, 0], ValueError, "integers of at least 1 as filters, got 0"),
-        ([64, -3], ValueError, "integers of at least 1 as filters, got -3"),
-        ([64, 2.5], TypeError, "integers of at least 1 as filters, got 2.5"),
-        ([64, 2.0], TypeError, "integers of at least 1 as filters, got 2.0"),
-        ([64, True], TypeError, "integers of at least 1 as filters, got True"),
-        ([64, None], TypeError, "integers of at least 1 as filters, got None"),
-        ([64, "2"], TypeError, "integers of at least 1 as filters, got '2'"),
-        ([[64], [2]], TypeError, r"integers of at least 1 as filters, got \[64\]"),
-        ("64", TypeError, "a list of filters per layer, got '64'"),
-        (64, TypeError, "a list of filters per layer, got 64"),
-        (None, TypeError, "a list of filters per layer, got None"),
-    ],
-)
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_other_filters_are_refused(filters, error, message, template):
-    with pytest.raises(error, match=message):
-        apply_template(filters, template)
-
-
-@pytest.mark.parametrize("filters", [[7], [7, 8]])
-@pytest.mark.parametrize("convention", CONVENTIONS)
-def test_a_parabola_needs_three_layers(filters, convention):
-    for template in PARABOLAS:
-        message = f"at least 3 layers for the {template} template, got {len(filters)}: .* use base,"
-        with pytest.raises(ValueError, match=message):
-            apply_template(filters, template, convention=convention)
-    assert sum(apply_template(filters, "uniform")) >= sum(filters)
-    assert apply_template(filters, "reverse") == tuple(filters[::-1])
-
-
-@pytest.mark.parametrize(
-    ("template", "hint"),
-    [
-        ("Reverse", "'reverse'"),
-        ("reversed", "'reverse'"),
-        ("reverse-base", "'reverse'"),
-        ("negative-quadratic", "'negative_quadratic'"),
-        ("Quadratic", "'quadratic'"),
-        ("unifrom", "'uniform'"),
-    ],
-)
-def test_unknown_templates_are_met_with_the_closest_name(template, hint):
-    message = (
-        rf"unknown template '{template}' \(did you mean {hint}\?\); choose from base, reverse, "
-    )
-    message += "uniform, quadratic, negative_quadratic$"
-    with pytest.raises(ValueError, match=message):
-        apply_template(RESNET, template)
-    with pytest.raises(ValueError, match=message):
-        solve(RESNET, template)
-
-
-@pytest.mark.parametrize(
-    ("arguments", "error", "message"),
-    [
-        ({"template": "xyz"}, ValueError, "unknown template 'xyz'; choose from base, "),
-        ({"template": None}, TypeError, "a string as template, got None; choose from base, "),
-        ({"convention": "paper"}, ValueError, "unknown convention 'paper'.*equations, published$"),
-        ({"convention": 1}, TypeError, "a string as convention, got 1; choose from equations"),
-        *(
-            ({"width": width}, ValueError, f"a finite width above 0, got {re.escape(repr(width))}")
-            for width in (0, -1, -0.5, math.inf, -math.inf, math.nan, Fraction(-1, 2))
-        ),
-        *(
-            ({"width": width}, TypeError, f"a number as width, got {re.escape(repr(width))}")
-            for width in (True, "0.5", None, 1j, [1.0], Decimal("0.5"))
-        ),
-        (
-            {"keep_total": True, "round_to": 8},
-            ValueError,
-            "keep_total or round_to, got both: .* of 8",
-        ),
-        ({"keep_total": True, "round_to": 1}, ValueError, "got both"),
-        ({"round_to": 0}, ValueError, "integers of at least 1 as round_to, got 0"),
-        ({"round_to": -8}, ValueError, "integers of at least 1 as round_to, got -8"),
-        ({"round_to": 8.0}, TypeError, "integers of at least 1 as round_to, got 8.0"),
-        ({"round_to": True}, TypeError, "integers of at least 1 as round_to, got True"),
-        (
-            {"convention": "published", "keep_total": True},
-            ValueError,
-            "total of 960 filters, but the published uniform of .* has 800; use convention='equat",
-        ),
-    ],
-)
-def test_other_arguments_are_refused(arguments, error, message):
-    with pytest.raises(error, match=message):
-        apply_template(RESNET, **{"template": "uniform", **arguments})
 
 
 @unhurried

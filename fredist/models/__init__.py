@@ -21,12 +21,19 @@ from ..templates import (
     apply_template,
     check_choice,
     check_filters,
+    check_flag,
+    check_integer,
+    closest,
     round_filters,
 )
 from . import inception, mobilenet, resnet, vgg
 
 if TYPE_CHECKING:
     import pandas as pd
+
+# What decides the filters where none are given, beside a family's options.
+_NEUTRAL = {"template": "base", "width": 1, "convention": "equations"}
+_LARGEST = 10**8  # of one layer; far beyond it PyTorch's own integers overflow
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,9 @@ def create_model(
         Filters of one's own in place of a template, as `model.filters` gives them (JSON turns
         its tuples into lists, which are as good).
     **options
-        `keep_total`, `round_to`: as in `apply_template`.
+        `keep_total`, `round_to`: as in `apply_template`. Inception's total is that of its
+        modules' numbers (base: of all sizes): the sizes that "proportional" makes of them are
+        rounded one by one.
         `head`: VGG-19's, "pool" or "flatten7x7" (the published Tiny-ImageNet counts).
         `reading`: Inception's, "every_conv" (the text) or "proportional".
         `scale_fixed`: Inception and MobileNet; True also scales by width the one layer that
@@ -254,30 +263,36 @@ def _build(
     **given,
 ) -> nn.Module:
     family = FAMILIES[name]
-    _check_count("num_classes", num_classes, 0)
-    _check_count("in_chans", in_chans, 1)
+    num_classes = _check_size("num_classes", num_classes, 0)
+    in_chans = _check_size("in_chans", in_chans, 1)
     options = default_options(name)
     for option, value in given.items():
         if option not in options:
-            raise TypeError(f"{name} has no option {option!r}; it has {', '.join(options)}")
+            hint = closest(option, (*options, *_NEUTRAL, "filters", "num_classes", "in_chans"))
+            raise TypeError(f"{name} has no option {option!r}{hint}; it has {', '.join(options)}")
         if option in family.options:
             check_choice(option, value, family.options[option])
     options |= given
     for_builder = {"head": options["head"]} if "head" in options else {}
     if family.fixed:
         argument, size = family.fixed
+        check_flag("scale_fixed", options["scale_fixed"])
         scaled = round_filters([size], width)[0]
         for_builder[argument] = scaled if options["scale_fixed"] else size
+    shaping = {k: v for k, v in options.items() if k not in ("head", "scale_fixed")}
+    shaping |= {"template": template, "width": width, "convention": convention}
     if filters is None:
-        shaping = {k: v for k, v in options.items() if k not in ("head", "scale_fixed")}
-        filters = redistribute(name, template, width, convention=convention, **shaping)
-    elif template == "base" and width == 1.0:
-        filters = _check_own(name, filters)
+        filters = redistribute(name, **shaping)
     else:
-        raise ValueError(
-            "expected either filters or a template and width, got both; redistribute a list of "
-            "your own first: filters=apply_template(filters, template, width)"
-        )
+        neutral = _NEUTRAL | default_options(name)
+        if unused := [what for what, value in shaping.items() if value != neutral[what]]:
+            raise ValueError(
+                "expected either filters or a template and width (and what goes with them), got "
+                f"filters and {', '.join(unused)}; redistribute a list of your own first: "
+                "filters=apply_template(filters, template, width)"
+            )
+        filters = _check_own(name, filters)
+    _check_size("filters", max(max(inception.expand(size)) for size in filters), 1)
     model = family.build(filters, num_classes, in_chans, **for_builder)
     model.filters, model.options = filters, options
     model.template, model.width, model.convention = template, width, convention
@@ -287,7 +302,7 @@ def _build(
 def _check_own(name: str, filters) -> tuple:
     """Return a user's own filters checked, with lists (as JSON has them) made tuples."""
     depth = len(FAMILIES[name].base)
-    if name != "inception" or not hasattr(filters, "__iter__"):
+    if name != "inception" or not isinstance(filters, list | tuple):
         return check_filters(filters, depth)
     firsts = check_filters(
         [f[0] if isinstance(f, list | tuple) and f else f for f in filters], depth
@@ -298,11 +313,12 @@ def _check_own(name: str, filters) -> tuple:
     )
 
 
-def _check_count(what: str, value: int, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"expected an integer of at least {least} as {what}, got {value!r}")
-    if value < least:
-        raise ValueError(f"expected an integer of at least {least} as {what}, got {value}")
+def _check_size(what: str, value: int, least: int) -> int:
+    """Return a layer's size, checked: PyTorch does not say what is wrong with too large a one."""
+    size = check_integer(what, value, least)
+    if size > _LARGEST:
+        raise ValueError(f"expected at most {_LARGEST:,} as {what}, got more than that")
+    return size
 
 
 # timm reads the default configurations when a model registers, so they come first.

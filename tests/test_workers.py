@@ -1,0 +1,159 @@
+"""Several processes: what they are given, what they say, and how each of them ends."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+# Found beside the package, for it needs nothing of it: so its processes start without PyTorch.
+sys.path.append(str(Path(__file__).parents[1] / "fredist"))
+from workers import Failure, share
+
+# Says which processes two workers are, and then does nothing for a minute.
+PARENT = """
+from test_workers import nap, share
+try:
+    list(share([60, 60], nap, 2, lambda task, pid: print(pid, flush=True)))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+"""
+
+
+def nap(seconds, report):
+    report(os.getpid())
+    time.sleep(seconds)
+    return os.getpid()
+
+
+def follow(task, report):
+    """Wait for the files the task names, report, and return or fail as it says."""
+    folder, name, after, end = task
+    (folder / name).touch()
+    report(f"{name} in {os.getpid()}")
+    while not all((folder / other).exists() for other in after):
+        time.sleep(0.002)
+    if end == "fail":
+        raise ValueError(f"{name} cannot be")
+    if end == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if end == "exit":
+        os._exit(3)
+    return os.getpid()
+
+
+def is_alive(pid):
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.fixture
+def parent():
+    """Start a process that has two workers, in a group of its own; return it and their ids."""
+    path = os.pathsep.join(sys.path)
+    started = subprocess.Popen(
+        [sys.executable, "-c", PARENT],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": path},
+        start_new_session=True,
+    )
+    workers = [int(started.stdout.readline()) for _ in range(2)]
+    yield started, workers
+    for pid in (started.pid, *workers):
+        if is_alive(pid):
+            os.kill(pid, signal.SIGKILL)
+    started.communicate()
+
+
+def test_tasks_begin_in_order_and_end_as_they_end(tmp_path):
+    # a and b begin; b waits for d, so that c and d follow in a's process; e is last.
+    after = {"a": "b", "b": "d", "c": "", "d": "", "e": "b"}
+    tasks = [(tmp_path, name, others, "") for name, others in after.items()]
+    news, ended = [], []
+    for task, pid in share(iter(tasks), follow, 2, lambda *said: news.append(said)):
+        ended.append((task[1], pid))
+    names = "".join(name for name, _ in ended)
+    assert names[:2] == "ac"
+    assert sorted(names[2:]) == ["b", "d", "e"]
+    assert {task: text.split(" in ")[0] for task, text in news} == {t: t[1] for t in tasks}
+    assert [text for _, text in sorted(news)] == [f"{name} in {pid}" for name, pid in sorted(ended)]
+    process = dict(ended)
+    assert process["a"] == process["c"] == process["d"] != process["b"]
+    assert not any(is_alive(pid) for pid in process.values())
+    assert os.getpid() not in process.values()
+
+
+def test_a_failure_or_a_death_is_one_tasks_own(tmp_path):
+    ends = {"a": "fail", "b": "killed", "c": "", "d": "exit", "e": "", "f": ""}
+    tasks = [(tmp_path, name, "", end) for name, end in ends.items()]
+    outcomes = {task[1]: outcome for task, outcome in share(tasks, follow, 2)}
+    assert sorted(outcomes) == list("abcdef")
+    assert outcomes["a"].error == "ValueError: a cannot be"
+    assert 'raise ValueError(f"{name} cannot be")' in outcomes["a"].traceback
+    assert "status -9: killed, perhaps because memory ran out" in outcomes["b"].error
+    assert outcomes["d"].error == "its process ended with status 3"
+    assert all(isinstance(outcomes[name], Failure) for name in "abd")
+    assert all(isinstance(outcomes[name], int) for name in "cef")
+
+
+def test_one_process_is_this_one(tmp_path):
+    ends, news = {"a": "", "b": "fail", "c": ""}, []
+    tasks = [(tmp_path, name, "", end) for name, end in ends.items()]
+    outcomes = list(share(tasks, follow, 1, lambda *said: news.append(said)))
+    assert [task for task, _ in outcomes] == tasks
+    assert news == [(task, f"{task[1]} in {os.getpid()}") for task in tasks]
+    assert [outcome for _, outcome in outcomes[::2]] == [os.getpid()] * 2
+    assert outcomes[1][1].error == "ValueError: b cannot be"
+    assert "Traceback" in outcomes[1][1].traceback
+
+
+def test_no_tasks_need_no_process():
+    assert list(share([], nap, 2)) == []
+
+
+def test_closing_ends_the_processes_at_once():
+    pids = set()
+    with closing(share([60, 0, 60], nap, 2, lambda task, pid: pids.add(pid))) as outcomes:
+        assert next(outcomes)[0] == 0
+        assert len(pids) == 2
+        start = time.monotonic()
+    assert time.monotonic() - start < 10
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_an_error_in_tell_ends_the_processes_too():
+    pids = []
+
+    def tell(task, pid):
+        pids.append(pid)
+        if len(pids) == 2:
+            raise KeyError("tell")
+
+    with pytest.raises(KeyError):
+        list(share([60, 60], nap, 2, tell))
+    assert not any(is_alive(pid) for pid in pids)
+
+
+def test_workers_end_with_a_killed_parent(parent, wait_for):
+    process, workers = parent
+    assert all(is_alive(pid) for pid in workers)
+    process.kill()
+    wait_for(lambda: not any(is_alive(pid) for pid in workers), seconds=10)
+    assert process.communicate() == ("", "")
+
+
+def test_ctrl_c_is_the_parents_alone(parent):
+    process, workers = parent
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=10) == ("interrupted\n", "")
+    assert process.returncode == 0
+    assert not any(is_alive(pid) for pid in workers)
