@@ -200,7 +200,8 @@ def _times(chosen: dict, store: Store, device: str) -> Table:
     note = (
         f"Measured on {on}: the median of repeated, warmed-up, synchronised passes in float32. "
         "Bound: the network's operations over the rate of a large matrix product measured in the "
-        "same call. The paper's were taken on a Titan X Pascal, and cannot all be synchronised "
+        "same call; a convolution with fewer multiplications can be somewhat faster. The paper's "
+        "were taken on a Titan X Pascal, and cannot all be synchronised "
         f"times at batch 64: ResNet-50 reverse would need {least:.0f} ms there, at least."
     )
     if not rows:

@@ -56,7 +56,8 @@ def _gate() -> filelock.FileLock:
 
 def _folder() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
-    folder = Path(tempfile.gettempdir()) / f"fredist-{user}"
+    shared = Path(tempfile.gettempdir()) / f"fredist-{user}"
+    folder = Path(os.environ.get("FREDIST_LOCKS") or shared)  # tests have one of their own
     folder.mkdir(mode=0o700, exist_ok=True)
     return folder
 

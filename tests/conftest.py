@@ -16,6 +16,7 @@ def own_runs(tmp_path, monkeypatch):
     """No test sees the user's records or writes among them; return the folder used instead."""
     monkeypatch.setenv("FREDIST_RUNS", str(tmp_path / "runs"))
     monkeypatch.setenv("FREDIST_PLAIN", "1")
+    monkeypatch.setenv("FREDIST_LOCKS", str(tmp_path / "locks"))  # nor waits for the user's runs
     return tmp_path / "runs"
 
 
@@ -63,7 +64,7 @@ def process(own_runs):
 
 
 def _call(folder, function, args):
-    os.environ["FREDIST_RUNS"] = folder
+    os.environ |= {"FREDIST_RUNS": folder, "FREDIST_LOCKS": f"{folder}/../locks"}
     signal.signal(signal.SIGINT, signal.default_int_handler)
     sys.exit(function(*args))
 

@@ -1,7 +1,7 @@
 """Nothing is timed while a run trains on this machine, and nothing trains while one is timed."""
 
+import os
 import time
-from types import SimpleNamespace
 
 import pytest
 
@@ -11,13 +11,13 @@ from fredist import machine
 @pytest.fixture(autouse=True)
 def own_machine(tmp_path, monkeypatch):
     """Give the tests locks of their own: runs may be training on this machine."""
-    monkeypatch.setattr(machine, "tempfile", SimpleNamespace(gettempdir=lambda: tmp_path))
+    monkeypatch.setenv("FREDIST_LOCKS", str(tmp_path / "locks"))
     return tmp_path
 
 
 def hold(rule, place, mark, seconds):
     """Hold a rule in another process, which says in files when it began and ended."""
-    machine.tempfile = SimpleNamespace(gettempdir=lambda: place)
+    os.environ["FREDIST_LOCKS"] = str(place / "locks")
     with getattr(machine, rule)():
         (place / f"{mark}.began").write_text(str(time.time()))
         time.sleep(seconds)

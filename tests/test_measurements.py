@@ -6,7 +6,6 @@ import subprocess
 import sys
 import time
 from dataclasses import FrozenInstanceError, fields, replace
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,12 +26,6 @@ from fredist.recipes import PROFILES
 from fredist.runs import RecordError, Store, make_run, read_record, write_record
 
 OLD, NEW = "2026-03-01T12:00:00+00:00", "2026-03-02T09:00:00+00:00"
-
-
-@pytest.fixture(autouse=True)
-def own_machine(tmp_path, monkeypatch):
-    """Give the tests locks of their own: runs may be training on this machine."""
-    monkeypatch.setattr(machine, "tempfile", SimpleNamespace(gettempdir=lambda: tmp_path))
 
 
 def small(model="vgg19", template="base", **options):
@@ -255,7 +248,7 @@ def test_what_cannot_be_measured_here_is_an_error_before_anything_is_measured(ow
 
 
 def train_until_told(folder):
-    machine.tempfile = SimpleNamespace(gettempdir=lambda: folder)
+    os.environ["FREDIST_LOCKS"] = str(folder / "locks")
     with machine.training():
         (folder / "began").touch()
         while not (folder / "end").exists():
