@@ -189,9 +189,9 @@ def _times(chosen: dict, store: Store, device: str) -> Table:
         ]
         frame[f"{name}, images"] = [r.results["batch"] if r else None for r in found]
         frame[f"{name}, records"] = [r.path.name if r else "" for r in found]
-        for key in ("median", "bound"):
-            lines[name if key == "median" else "bound"] = frame[f"{name}, {key}"].map(number)
-            rows[f"{name}, {key}"] = (f"{name}, {key}", 2)
+        lines[name] = frame[f"{name}, median"].map(number)
+        lines[f"bound {batch}"] = frame[f"{name}, bound"].map(number)
+        rows |= {f"{name}, {x}": (f"{name}, {x}", 2) for x in ("median", "min", "max", "bound")}
     lines["published"] = paper_text(frame, "published", 1)
     grid = layout(frame, rows | {"published": ("published", 1)})
     least = bound_ms(chosen["resnet50", "reverse", "equations"].macs, 64, TITAN_X_PASCAL_TFLOPS)

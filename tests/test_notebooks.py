@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import nbformat
+import pandas as pd
 import pytest
 
 from fredist import paths
@@ -79,6 +80,14 @@ def test_every_table_and_figure_has_its_notebook_and_its_target():
     assert sorted(targets) == [path.stem for path in NOTEBOOKS]
     expected = {f"table{n}" for n in (1, 2, 3)} | {f"figure{n}" for n in (1, 2, 3, 4, 5)}
     assert set(targets) == expected | {"claims"}
+
+
+def test_the_readme_counts_the_claims_as_they_are():
+    verdicts = pd.read_csv(paths.FIGURES / "claims.csv")["published_verdict"].value_counts()
+    holds, fails, unprinted = verdicts[["holds", "fails", "not published as numbers"]]
+    said = " ".join((paths.ROOT / "README.md").read_text().split())
+    words = f"{verdicts.sum()} quantitative claims, by its own tables {holds} hold, {fails} fail"
+    assert f"{words}, and {unprinted} were never printed as numbers" in said
 
 
 @pytest.mark.slow
