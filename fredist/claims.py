@@ -194,7 +194,7 @@ def to_latex(frame: pd.DataFrame, most: int = 12) -> str:
                         r"\begin{table*}",
                         r"\centering\footnotesize",
                         rf"\caption{{The paper's claims on {KINDS[kind]}, put to the test.}}",
-                        r"\begin{tabular}{p{.4\textwidth}p{.1\textwidth}*{2}{p{.2\textwidth}}}",
+                        r"\begin{tabular}{p{.38\textwidth}p{.1\textwidth}*{2}{p{.2\textwidth}}}",
                         r"\toprule",
                         r"Claim & Where & By the paper's tables & By our records \\",
                         r"\midrule",

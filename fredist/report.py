@@ -173,4 +173,4 @@ def escape(text: str) -> str:
         INDENT: r"\quad ",
     }.items():
         text = text.replace(character, latex)
-    return text.replace("<", r"$<$").replace(">", r"$>$")
+    return text.replace("<", r"$<$").replace(">", r"$>$").replace("^", r"\textasciicircum{}")

@@ -28,6 +28,12 @@ from fredist.runs import RecordError, Store, make_run, read_record, write_record
 OLD, NEW = "2026-03-01T12:00:00+00:00", "2026-03-02T09:00:00+00:00"
 
 
+@pytest.fixture(autouse=True)
+def nothing_shipped(tmp_path, monkeypatch):
+    """No measurement is at hand but the test's own."""
+    monkeypatch.setattr("fredist.runs.RESULTS", tmp_path / "results")
+
+
 def small(model="vgg19", template="base", **options):
     return make_network(model, template, 0.05, **options)
 
