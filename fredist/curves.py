@@ -92,7 +92,7 @@ def accuracies(
     Examples
     --------
     >>> frame = accuracies("narrow", ["cifar10"], "a device", Store([]))
-    >>> len(frame), frame["network"].eq("as published").sum()
+    >>> len(frame), int(frame["network"].eq("as published").sum())
     (162, 2)
     """
     store = Store() if store is None else store

@@ -94,7 +94,7 @@ def make_run(
     >>> from fredist.recipes import PROFILES
     >>> run = make_run(PROFILES["narrow"], "cifar10", "resnet50", "uniform")
     >>> run.filters
-    (12, 12, 12, 12)
+    (19, 19, 19, 19)
     """
     info = DATASETS[dataset]
     built = exact_width(width) * exact_width(profile.reduction.width_factor)

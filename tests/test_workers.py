@@ -151,6 +151,9 @@ def test_workers_end_with_a_killed_parent(parent, wait_for):
     assert process.communicate() == ("", "")
 
 
+@pytest.mark.skipif(
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN, reason="Ctrl-C is ignored in the background"
+)
 def test_ctrl_c_is_the_parents_alone(parent):
     process, workers = parent
     os.killpg(process.pid, signal.SIGINT)
