@@ -10,7 +10,10 @@ import warnings
 warnings.filterwarnings("ignore", message="IProgress not found")
 
 from .models import compare, create_model  # noqa: E402
+from .models.hook import register_with_timm  # noqa: E402
 from .templates import TEMPLATES, apply_template  # noqa: E402
+
+register_with_timm()
 
 __version__ = "0.1.0"
 __all__ = ["TEMPLATES", "apply_template", "compare", "create_model"]

@@ -5,9 +5,7 @@ import subprocess
 from datetime import UTC, datetime
 from functools import cache
 
-import timm
 import torch
-import torchvision
 
 from . import paths
 from .train import thread_count
@@ -15,6 +13,9 @@ from .train import thread_count
 
 def describe(device: torch.device) -> dict:
     """Return what made a record on a device: versions, the device and its threads, and when."""
+    import timm
+    import torchvision
+
     from . import __version__
 
     return {

@@ -7,7 +7,7 @@ from matplotlib.text import Text
 from fredist import figures, style
 from fredist.experiments import WIDTHS
 from fredist.models import FAMILIES, redistribute
-from fredist.models.inception import MEANS
+from fredist.models.families import INCEPTION_MEANS
 from fredist.templates import TEMPLATES
 
 X = "params_millions"
@@ -104,7 +104,9 @@ class TestFiltersPerLayer:
             "mobilenet": 13,
         }
         assert sums["sum"].tolist() == pytest.approx([5504, 960, 1160, 4960])
-        assert filters(frame, "inception", "base") == pytest.approx([float(f) for f in MEANS])
+        assert filters(frame, "inception", "base") == pytest.approx(
+            [float(f) for f in INCEPTION_MEANS]
+        )
 
     def test_width_scales_as_the_networks_do(self):
         frame = figures.filters_per_layer(["mobilenet"], ["quadratic"], width=0.5)

@@ -14,7 +14,8 @@ from torchvision.models import GoogLeNet
 from torchvision.models.googlenet import Inception
 
 from fredist.measure import count_macs, count_params
-from fredist.models import FAMILIES, compare, create_model, default_options, inception, redistribute
+from fredist.models import FAMILIES, compare, create_model, default_options, redistribute
+from fredist.models.families import INCEPTION_MEANS, INCEPTION_OUTPUTS
 from fredist.templates import CONVENTIONS, TEMPLATES, apply_template, round_filters, solve
 
 NAMES = ("vgg19", "resnet50", "inception", "mobilenet")
@@ -125,12 +126,14 @@ def test_the_pooled_head_has_fewer_parameters_on_200_classes():
 
 
 def test_a_capped_inception_lies_away_from_the_published_count():
-    filters = round_filters(solve(inception.MEANS, "quadratic", f_max=max(inception.MEANS)))
+    filters = round_filters(solve(INCEPTION_MEANS, "quadratic", f_max=max(INCEPTION_MEANS)))
     assert count_params(build("inception", filters=filters)) == 6_836_048
-    outputs = round_filters(solve(inception.OUTPUTS, "quadratic", f_max=1024))
+    outputs = round_filters(solve(INCEPTION_OUTPUTS, "quadratic", f_max=1024))
     filters = [
         round_filters([Fraction(size * new, old) for size in sizes])
-        for sizes, new, old in zip(inception.BASE, outputs, inception.OUTPUTS, strict=True)
+        for sizes, new, old in zip(
+            FAMILIES["inception"].base, outputs, INCEPTION_OUTPUTS, strict=True
+        )
     ]
     assert count_params(build("inception", filters=filters)) == 7_102_166
 
@@ -143,9 +146,11 @@ def test_every_combination_is_built_as_the_template_says(name, template, width):
     if name != "inception":
         expected = apply_template(FAMILIES[name].base, template, width)
     elif template == "base":
-        expected = tuple(apply_template(sizes, "base", width) for sizes in inception.BASE)
+        expected = tuple(
+            apply_template(sizes, "base", width) for sizes in FAMILIES["inception"].base
+        )
     else:
-        expected = round_filters(solve(inception.MEANS, template), width)
+        expected = round_filters(solve(INCEPTION_MEANS, template), width)
     assert model.filters == expected == redistribute(name, template, width)
     assert count_params(model) == CLOSED_FORM[name](expected, 100, channels=1)
     assert model.get_classifier().in_features == model.num_features
@@ -294,7 +299,7 @@ def test_rounding_options_reach_the_network(name, options):
         assert min(flat) >= 8
     if not options:
         kept = build(name, "quadratic", 0.7, keep_total=True)
-        base = inception.MEANS if name == "inception" else FAMILIES[name].base
+        base = INCEPTION_MEANS if name == "inception" else FAMILIES[name].base
         assert sum(kept.filters) == round(0.7 * sum(base))
 
 

@@ -1,5 +1,8 @@
 """The four networks as timm's: registered, described, and with its classifier and feature calls."""
 
+import subprocess
+import sys
+
 import pytest
 import timm
 import torch
@@ -21,6 +24,37 @@ def images(size=32):
 def test_timm_lists_the_four():
     assert timm.list_models("fredist_*") == sorted(f"fredist_{name}" for name in NAMES)
     assert tuple(FAMILIES) == NAMES
+
+
+@pytest.mark.parametrize(
+    "imports",
+    [
+        "import fredist, timm",
+        "import timm, fredist",
+        "import fredist; fredist.create_model('mobilenet', width=0.1); import timm",
+        "import fredist; from timm.layers import ConvNormAct; import timm",
+    ],
+)
+def test_timm_knows_them_in_whatever_order_it_is_imported(imports):
+    code = f"{imports}; print(len(timm.list_models('fredist_*')), timm.create_model.__module__)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("4 timm.models._factory\n", "")
+
+
+def test_filters_are_redistributed_without_waiting_for_pytorch():
+    code = (
+        "import sys, fredist; from fredist.models import redistribute; "
+        "print(fredist.apply_template([1, 3], 'reverse'), redistribute('resnet50', 'uniform')); "
+        "print({'torch', 'timm', 'numpy', 'pandas'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("(3, 1) (240, 240, 240, 240)\nset()\n", "")
+
+
+def test_rendering_from_records_does_not_wait_for_timm():
+    code = "import sys, fredist.render; print({'timm', 'torchvision'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
 
 
 @pytest.mark.parametrize(

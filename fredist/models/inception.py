@@ -1,66 +1,13 @@
 """Inception (GoogLeNet) for small images: one 3x3 pre-layer and nine modules with batch norm."""
 
-from fractions import Fraction
-
 from timm.layers import ConvNormAct, create_classifier
 from timm.models.vgg import VGG
 from torch import nn
 from torchvision.models.googlenet import Inception
 
-from ..templates import apply_template, check_choice, round_filters, solve
+from .families import INCEPTION_PRE, expand
 
-# Each module's six sizes: 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool projection.
-BASE = (
-    (64, 96, 128, 16, 32, 32),
-    (128, 128, 192, 32, 96, 64),
-    (192, 96, 208, 16, 48, 64),
-    (160, 112, 224, 24, 64, 64),
-    (128, 128, 256, 24, 64, 64),
-    (112, 144, 288, 32, 64, 64),
-    (256, 160, 320, 32, 128, 128),
-    (256, 160, 320, 32, 128, 128),
-    (384, 192, 384, 48, 128, 128),
-)
-# What a template sees of each module, in the two readings of "a module marked with f_l filters":
-# every conv has f_l filters (the text), so the module counts as the exact mean of its six sizes;
-# or it counts by its output channels and its sizes keep their proportions.
-MEANS = tuple(Fraction(sum(sizes), 6) for sizes in BASE)
-OUTPUTS = tuple(sizes[0] + sizes[2] + sizes[4] + sizes[5] for sizes in BASE)
-READINGS = ("every_conv", "proportional")
-PRE = 192
 _NAMES = ("3a", "3b", "4a", "4b", "4c", "4d", "4e", "5a", "5b")
-
-
-def redistribute(
-    template, width=1.0, *, convention="equations", reading="every_conv", **rounding
-) -> tuple:
-    """Return Inception's filters: per module one integer, or six where its sizes differ.
-
-    Examples
-    --------
-    >>> redistribute("uniform")
-    (129, 129, 129, 129, 129, 129, 129, 129, 129)
-    >>> redistribute("reverse", reading="proportional")[0]
-    (256, 384, 512, 64, 128, 128)
-    """
-    check_choice("reading", reading, READINGS)
-    if template == "base":  # every conv scales from its own size
-        flat = round_filters([size for sizes in BASE for size in sizes], width, **rounding)
-        return tuple(flat[i : i + 6] for i in range(0, len(flat), 6))
-    if reading == "every_conv":  # published and equations agree: as published leaves it uncapped
-        return round_filters(solve(MEANS, template), width, **rounding)
-    outputs = apply_template(OUTPUTS, template, width, convention=convention, **rounding)
-    return tuple(
-        round_filters(
-            [Fraction(size * new, old) for size in sizes], round_to=rounding.get("round_to")
-        )
-        for sizes, new, old in zip(BASE, outputs, OUTPUTS, strict=True)
-    )
-
-
-def expand(module) -> tuple[int, ...]:
-    """Return a module's six sizes from one integer (every conv has it) or from the six."""
-    return (module,) * 6 if isinstance(module, int) else tuple(module)
 
 
 class FilterInception(nn.Module):
@@ -76,7 +23,7 @@ class FilterInception(nn.Module):
         Width of the pre-layer, which no template touches.
     """
 
-    def __init__(self, filters, num_classes=10, in_chans=3, pre=PRE):
+    def __init__(self, filters, num_classes=10, in_chans=3, pre=INCEPTION_PRE):
         super().__init__()
         self.num_classes, self.in_chans = num_classes, in_chans
         self.pre = _conv(in_chans, pre, kernel_size=3)

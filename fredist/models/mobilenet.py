@@ -4,10 +4,8 @@ from timm.models._efficientnet_builder import decode_arch_def
 from timm.models.efficientnet import EfficientNet
 from torch import nn
 
-# The stem and the first twelve blocks. The last block is fixed: not in the text, but the
-# published counts come out only so.
-BASE = (32, 64, 128, 128, 256, 256, *(512,) * 6, 1024)
-LAST = 1024
+from .families import MOBILENET_LAST
+
 _STAGES = ((1, 1), (2, 2), (2, 2), (6, 2), (2, 2))  # blocks, stride of the first
 
 
@@ -22,7 +20,7 @@ class FilterMobileNet(EfficientNet):
         Width of the last block, which no template touches.
     """
 
-    def __init__(self, filters, num_classes=10, in_chans=3, last=LAST):
+    def __init__(self, filters, num_classes=10, in_chans=3, last=MOBILENET_LAST):
         widths = iter((*filters[1:], last))
         stages = [
             [f"dsa_r1_k3_s{stride if i == 0 else 1}_c{next(widths)}" for i in range(blocks)]

@@ -3,8 +3,6 @@
 from timm.models.resnet import Bottleneck, ResNet, downsample_conv
 from torch import nn
 
-BASE = (64, 128, 256, 512)
-
 
 class FilterResNet(ResNet):
     """ResNet-50 with one width per stage; the stem takes the first stage's width, expansion is 4.

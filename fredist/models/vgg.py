@@ -4,8 +4,6 @@ from timm.layers import ClassifierHead
 from timm.models.vgg import VGG
 from torch import nn
 
-BASE = (64, 64, 128, 128, *(256,) * 4, *(512,) * 8)
-HEADS = ("pool", "flatten7x7")
 _CONVS_BEFORE_POOL = (2, 2, 4, 4, 4)
 
 
