@@ -66,7 +66,7 @@ lab: setup ## open the notebooks
 test: setup ## the quick tests, then the notebooks' checked cells [ARGS]
 	OMP_NUM_THREADS=1 $(pytest) $(workers)
 	FREDIST_RUNS=$(scratch)/runs FREDIST_FIGURES=$(scratch)/figures \
-		$(pytest) --nbval-lax --nbval-current-env $(sort $(wildcard notebooks/*.ipynb))
+		$(pytest) $(workers) --dist loadfile --nbval-lax --nbval-current-env $(sort $(wildcard notebooks/*.ipynb))
 
 test-slow: setup ## the slow tests, but for test-setup's [ARGS]
 	$(pytest) -m slow --ignore tests/test_setup.py

@@ -8,17 +8,16 @@ from functools import cache
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from . import paths
 from .data import DATASETS
 from .evidence import COLUMNS, DAMAGED, TINY, Frames, Numbers
 from .experiments import AS_PUBLISHED, TABLE2_MODELS
 from .experiments import networks as table1_networks
-from .measure import count_params
-from .models import create_model
+from .measurements import make_network
 from .report import DASH, Table, escape, published
 from .statements import CLAIMS, Cell, Claim
+from .tables import NETWORKS
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_MEASURED, NOT_PROTOCOL = "not yet measured", "not the paper's protocol"
@@ -302,11 +301,9 @@ def _counted(dataset: str) -> pd.DataFrame:
     for model, template, convention in table1_networks(TABLE2_MODELS if tiny else None):
         head = {"head": "flatten7x7"} if tiny and model == "vgg19" else {}
         classes = DATASETS[dataset].classes
-        with torch.device("meta"):
-            built = create_model(model, template, 1.0, classes, convention=convention, **head)
-        network = "as published" if convention == "published" else "equations"
-        row = {"model": model, "template": template, "network": network}
-        rows.append(row | {"params": count_params(built)})
+        network = make_network(model, template, 1.0, classes, convention=convention, **head)
+        row = {"model": model, "template": template, "network": NETWORKS[convention]}
+        rows.append(row | {"params": network.params})
     return pd.DataFrame(rows)
 
 

@@ -3,10 +3,9 @@
 from collections.abc import Iterable
 
 import pandas as pd
-import torch
 
 from . import experiments
-from .measure import bound_ms, count_params
+from .measure import bound_ms
 from .measurements import COMPUTED, FILLING, Network
 from .provenance import device_name
 from .report import Table, number, published
@@ -114,7 +113,7 @@ def cost_frame(device: str | None = None, store: Store | None = None) -> pd.Data
     store, device = Store() if store is None else store, device or this_device()
     chosen = experiments.table3()
     frame = _rows(chosen)
-    frame["params_millions"] = [_params(network) / 1e6 for network in chosen.values()]
+    frame["params_millions"] = [network.params / 1e6 for network in chosen.values()]
     frame["memory_gb"] = memory_gb(chosen.values(), device, store=store)
     frame["time_ms"] = time_ms(chosen.values(), device, store)
     computed = _memory_device(chosen.values(), store, device) == COMPUTED
@@ -124,7 +123,7 @@ def cost_frame(device: str | None = None, store: Store | None = None) -> pd.Data
 
 def _parameters(chosen: dict) -> Table:
     frame = _beside(_rows(chosen), "params_millions").assign(
-        params=[_params(network) for network in chosen.values()]
+        params=[network.params for network in chosen.values()]
     )
     frame["params_millions"] = frame["params"] / 1e6
     lines = labels(frame).assign(
@@ -239,11 +238,6 @@ def _beside(frame: pd.DataFrame, quantity: str) -> pd.DataFrame:
         values.append(cell["value"] if described else None)
         marks.append(bool(cell["doubtful"]) and described)
     return frame.assign(quantity=quantity, published=values, published_doubtful=marks)
-
-
-def _params(network: Network) -> int:
-    with torch.device("meta"):
-        return count_params(network.build())
 
 
 def _plain(value):

@@ -4,16 +4,14 @@ import textwrap
 from collections.abc import Sequence
 
 import pandas as pd
-import torch
 
 from . import costs, experiments
 from .data import DATASETS
-from .measure import count_params
 from .measurements import Network
-from .models import FAMILIES, create_model
+from .models import FAMILIES
 from .report import DASH, TEMPLATE_LABELS
 from .runs import Run, Store
-from .tables import NETWORKS, provenance, statistics
+from .tables import describe, provenance, sources, statistics
 
 
 def points(
@@ -115,22 +113,17 @@ def _frame(runs: Sequence[Run], profile: str, store: Store | None) -> pd.DataFra
     store = Store() if store is None else store
     rows = []
     for run in runs:
-        found, params = store.replicates(run), _params(run)
+        found, params = store.replicates(run), _network(run).params
         rows.append(
             {
                 "dataset": run.dataset,
                 "profile": profile,
-                "model": run.model,
-                "template": run.template,
-                "network": NETWORKS[run.convention],
-                "width": run.width,
-                "built_width": float(run.built_width),
+                **describe(run),
                 "params": params,
                 "params_millions": params / 1e6,
                 **statistics("", [record.results["test_top1"] for record in found.values()]),
                 "n": len(found),
-                "devices": "; ".join(sorted({r.provenance["device"] for r in found.values()})),
-                "records": " ".join(record.path.name for record in found.values()),
+                **sources(found),
             }
         )
     return pd.DataFrame(rows)
@@ -143,9 +136,3 @@ def _network(run: Run) -> Network:
 
 def _runs(profile: str, datasets: Sequence[str] | None) -> list[Run]:
     return experiments.curves(profile, datasets, seeds=experiments.get_profile(profile).seeds[:1])
-
-
-def _params(run: Run) -> int:
-    with torch.device("meta"):
-        model = create_model(run.model, filters=run.filters, num_classes=run.num_classes)
-    return count_params(model)

@@ -14,6 +14,7 @@ from .measure import (
     MODES,
     compute_memory,
     count_macs,
+    count_params,
     find_filling_batch,
     measure_memory,
     measure_tflops,
@@ -50,6 +51,12 @@ class Network:
             return create_model(
                 self.model, num_classes=self.num_classes, filters=list(self.filters), **options
             )
+
+    @cached_property
+    def params(self) -> int:
+        """The number of parameters."""
+        with torch.device("meta"):
+            return count_params(self.build())
 
     @cached_property
     def macs(self) -> int:

@@ -1,19 +1,18 @@
 """Tables 1 and 2: from records to frames, beside the paper's numbers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 import pandas as pd
-import torch
 
 from . import experiments
 from .data import DATASETS
 from .experiments import get_profile
-from .measure import count_params
-from .models import FAMILIES, create_model
+from .measurements import Network, make_network
+from .models import FAMILIES
 from .recipes import PROFILES
 from .report import DASH, INDENT, TEMPLATE_LABELS, Table, number, published, spread
-from .runs import Run, Store
+from .runs import Record, Run, Store
 from .templates import TEMPLATES
 
 NETWORKS = {"equations": "equations", "published": "as published"}
@@ -81,8 +80,7 @@ def table2(
     for dataset in experiments.resolve_datasets(profile, datasets, table=2):
         runs = experiments.table2(profile, [dataset], seeds=[0])
         frame = _accuracies(runs, store, values)
-        classes = DATASETS["tiny-imagenet"].classes
-        frame.insert(4, "params", [_full_params(run, classes) for run in runs])
+        frame.insert(4, "params", [_full_size(run).params for run in runs])
         lines = labels(frame)
         for name, label in (("top1", "top-1"), ("top5", "top-5"), ("train", "training")):
             lines[label] = frame[f"{name}_mean"].map(number)
@@ -220,6 +218,24 @@ def statistics(prefix: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{prefix}mean": mean, f"{prefix}min": min(values), f"{prefix}max": max(values)}
 
 
+def describe(run: Run) -> dict:
+    """Return the columns that say which network a row is about."""
+    return {
+        "model": run.model,
+        "template": run.template,
+        "network": NETWORKS[run.convention],
+        "width": run.width,
+        "built_width": float(run.built_width),
+    }
+
+
+def sources(found: Mapping[int, Record]) -> dict:
+    """Return the columns that say which records a row is made of, and where they were trained."""
+    devices = {record.provenance["device"] for record in found.values()}
+    names = [record.path.name for record in found.values()]
+    return {"devices": "; ".join(sorted(devices)), "records": " ".join(names)}
+
+
 def _accuracies(runs: Sequence[Run], store: Store, paper: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each run: accuracies over its seeds, and the paper's where it is its."""
     others = {(run.model, run.template) for run in runs if run.convention == "published"}
@@ -227,22 +243,13 @@ def _accuracies(runs: Sequence[Run], store: Store, paper: pd.DataFrame) -> pd.Da
     for run in runs:
         found = store.replicates(run)
         described = (run.convention == "published") == ((run.model, run.template) in others)
-        row = {
-            "model": run.model,
-            "template": run.template,
-            "network": NETWORKS[run.convention],
-            "width": run.width,
-            "built_width": float(run.built_width),
-            "n": len(found),
-        }
+        row = describe(run) | {"n": len(found)}
         for name, key in (("top1", "test_top1"), ("top5", "test_top5"), ("train", "train_top1")):
             row |= statistics(f"{name}_", [record.results[key] for record in found.values()])
         for cell in paper.query("model == @run.model and template == @run.template").itertuples():
             row[cell.quantity] = cell.value if described else None
             row[f"{cell.quantity}_doubtful"] = bool(cell.doubtful) and described
-        row["devices"] = "; ".join(sorted({r.provenance["device"] for r in found.values()}))
-        row["records"] = " ".join(record.path.name for record in found.values())
-        rows.append(row)
+        rows.append(row | sources(found))
     return pd.DataFrame(rows)
 
 
@@ -299,13 +306,11 @@ def _note(profile: str, dataset: str, frame: pd.DataFrame) -> str:
     return provenance(profile, dataset, int(frame["n"].sum()), expected, devices)
 
 
-def _full_params(run: Run, classes: int) -> int:
-    """Return the parameters of a run's network at width 1.0, whatever the profile reduces."""
-    with torch.device("meta"):
-        model = create_model(
-            run.model, run.template, 1.0, classes, convention=run.convention, **dict(run.options)
-        )
-    return count_params(model)
+def _full_size(run: Run) -> Network:
+    """Return a run's network at width 1.0 with 200 classes, whatever the profile reduces."""
+    info = DATASETS["tiny-imagenet"]
+    options = {"convention": run.convention, "image_size": info.size, **dict(run.options)}
+    return make_network(run.model, run.template, 1.0, info.classes, **options)
 
 
 def _plain(value) -> str:

@@ -45,6 +45,15 @@ def tiny():
 
 
 @pytest.fixture
+def run():
+    """Return one run of Table 1."""
+    from fredist.recipes import PROFILES
+    from fredist.runs import make_run
+
+    return make_run(PROFILES["narrow"], "cifar10", "vgg19", "uniform")
+
+
+@pytest.fixture
 def process(own_runs):
     """Return a function that calls another in a process of its own, which can be killed."""
     # Forked from a server that has only imported: as quick as a fork, and as safe as a new process.

@@ -1,13 +1,10 @@
 """The points of Figures 2 to 4."""
 
+from recording import write
+
 from fredist import curves
 from fredist.recipes import PROFILES
-from fredist.runs import Store, make_run, write_record
-
-
-def write(folder, run, top1):
-    provenance = {"device": "a device", "device_type": "cpu", "finished": "2026-01-01"}
-    return write_record(run, {"test_top1": top1}, {}, provenance, folder)
+from fredist.runs import Store, make_run
 
 
 def test_the_points_at_width_1_are_table_1s_runs(tmp_path):

@@ -1,24 +1,13 @@
+"""Tables 1 and 2: what their cells and notes are made of."""
+
 import dataclasses
 
 import pandas as pd
-import pytest
+from recording import DEVICE, write
 
 from fredist import experiments, report, tables
 from fredist.recipes import PROFILES
-from fredist.runs import Store, make_run, write_record
-
-DEVICE = "a device"
-
-
-def write(folder, run, top1, finished="2026-01-01T00:00:00+00:00", device_type="cpu"):
-    results = {"test_top1": top1, "test_top5": 99.0, "train_top1": 50.0}
-    provenance = {"device": DEVICE, "device_type": device_type, "finished": finished}
-    return write_record(run, results, {"loss": [1.0], "train_top1": [50.0]}, provenance, folder)
-
-
-@pytest.fixture
-def run():
-    return make_run(PROFILES["narrow"], "cifar10", "vgg19", "uniform")
+from fredist.runs import Store, make_run
 
 
 def test_a_published_number_stands_only_beside_the_network_it_describes():

@@ -33,6 +33,8 @@ def test_timm_lists_the_four():
         "import timm, fredist",
         "import fredist; fredist.create_model('mobilenet', width=0.1); import timm",
         "import fredist; from timm.layers import ConvNormAct; import timm",
+        "import fredist.models.inception; import timm",
+        "from fredist.models.vgg import FilterVGG; import timm",
     ],
 )
 def test_timm_knows_them_in_whatever_order_it_is_imported(imports):

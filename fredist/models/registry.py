@@ -13,18 +13,12 @@ from ..templates import (
     closest,
     round_filters,
 )
-from .families import FAMILIES, default_options, expand, redistribute
-from .inception import FilterInception
-from .mobilenet import FilterMobileNet
-from .resnet import FilterResNet
-from .vgg import FilterVGG
 
-_BUILDERS = {
-    "vgg19": FilterVGG,
-    "resnet50": FilterResNet,
-    "inception": FilterInception,
-    "mobilenet": FilterMobileNet,
-}
+# As modules, and looked into when a network is built: the first import of one of them may be what
+# imports timm, and so this.
+from . import inception, mobilenet, resnet, vgg
+from .families import FAMILIES, default_options, expand, redistribute
+
 _ENDS = {  # the first convolution and the classifier
     "vgg19": ("features.0", "head.fc"),
     "resnet50": ("conv1", "fc"),
@@ -92,7 +86,13 @@ def _build(
             )
         filters = _check_own(name, filters)
     _check_size("filters", max(max(expand(size)) for size in filters), 1)
-    model = _BUILDERS[name](filters, num_classes, in_chans, **for_builder)
+    builders = {
+        "vgg19": vgg.FilterVGG,
+        "resnet50": resnet.FilterResNet,
+        "inception": inception.FilterInception,
+        "mobilenet": mobilenet.FilterMobileNet,
+    }
+    model = builders[name](filters, num_classes, in_chans, **for_builder)
     model.filters, model.options = filters, options
     model.template, model.width, model.convention = template, width, convention
     return model
