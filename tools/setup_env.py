@@ -136,6 +136,8 @@ def build(venv, kind, python, facts):
     flags = ["--require-hashes", "--no-deps", "-r"]  # the lock is complete: nothing to resolve
     pip = [os.path.join(venv, "bin", "python"), "-m", "pip", "install"]
     uv = [os.path.join(venv, "bin", "uv"), "pip", "install", "--python", pip[0]]
+    # As pip does. Where Python keeps no bytecode of its own, every import would take twice as long.
+    uv.append("--compile-bytecode")
     if not sys.stderr.isatty():  # a log needs no progress, nor 150 names
         uv.append("--quiet")
     try:
