@@ -60,8 +60,8 @@ data: setup ## fetch and check the data sets [DATASETS=cifar10,cifar100]
 publish: setup ## remake the committed tables and notebooks from the shipped records
 	$(run) fredist publish
 
-lab: setup ## open the notebooks
-	$(VENV)/bin/jupyter lab notebooks
+lab: setup ## open the notebooks [ARGS="--no-browser --port 8889"]
+	$(VENV)/bin/jupyter lab notebooks $(ARGS)
 
 test: setup ## the quick tests, then the notebooks' checked cells [ARGS]
 	OMP_NUM_THREADS=1 $(pytest) $(workers)
