@@ -175,6 +175,8 @@ def test_system_torch_is_used_and_all_else_is_the_lock_s(tmp_path, registry):
     assert homes["torchvision"] == Path(torchvision.__file__)
     assert homes["timm"].is_relative_to(venv)
     assert homes["papermill"].is_relative_to(venv)
+    # Compiled, so that an import is quick even where Python keeps no bytecode.
+    assert list(homes["timm"].parent.glob("__pycache__/__init__.*.pyc"))
     assert homes["fredist"] == ROOT / "fredist" / "__init__.py"
     for name, versions in pins().items():
         if name in ("timm", "pandas", "jupyterlab"):
