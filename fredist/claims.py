@@ -12,7 +12,7 @@ import pandas as pd
 from . import paths
 from .data import DATASETS
 from .evidence import COLUMNS, DAMAGED, TINY, Frames, Numbers
-from .experiments import AS_PUBLISHED, TABLE2_MODELS
+from .experiments import TABLE2_MODELS, TABLE2_OPTIONS, printed_convention
 from .experiments import networks as table1_networks
 from .measurements import make_network
 from .report import DASH, Table, escape, published
@@ -283,8 +283,7 @@ def _wide(paper: pd.DataFrame, *keys: str) -> pd.DataFrame:
     wide = wide.join(sources).reset_index()
     # The numbers are of the published network, where that is not the equations'.
     networks = zip(wide["model"], wide["template"], strict=True)
-    other = [AS_PUBLISHED.get(model) == template for model, template in networks]
-    return wide.assign(network=["as published" if o else "equations" for o in other])
+    return wide.assign(network=[NETWORKS[printed_convention(*network)] for network in networks])
 
 
 def _printed(frame: pd.DataFrame) -> pd.DataFrame:
@@ -299,9 +298,9 @@ def _counted(dataset: str) -> pd.DataFrame:
     rows = []
     tiny = dataset == TINY
     for model, template, convention in table1_networks(TABLE2_MODELS if tiny else None):
-        head = {"head": "flatten7x7"} if tiny and model == "vgg19" else {}
+        options = TABLE2_OPTIONS.get(model, {}) if tiny else {}
         classes = DATASETS[dataset].classes
-        network = make_network(model, template, 1.0, classes, convention=convention, **head)
+        network = make_network(model, template, 1.0, classes, convention=convention, **options)
         row = {"model": model, "template": template, "network": NETWORKS[convention]}
         rows.append(row | {"params": network.params})
     return pd.DataFrame(rows)

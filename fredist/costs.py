@@ -9,7 +9,7 @@ from .measure import bound_ms
 from .measurements import COMPUTED, FILLING, Network
 from .provenance import device_name
 from .report import Table, number, published
-from .runs import Record, Store
+from .runs import Record, Store, as_recorded
 from .tables import NETWORKS, labels, layout, paper_text
 from .train import choose_device
 
@@ -31,12 +31,7 @@ def find(
     network: Network, quantity: str, store: Store, device: str, mode: str, batch: int | str
 ) -> Record | None:
     """Return the newest measurement of a network on a device, with whatever PyTorch and threads."""
-    asked = {
-        "model": network.model,
-        "filters": _plain(network.filters),
-        "options": _plain(network.options),
-        "num_classes": network.num_classes,
-        "image_size": network.image_size,
+    asked = as_recorded(network) | {
         "quantity": quantity,
         "device": device,
         "mode": mode,
@@ -232,14 +227,9 @@ def _beside(frame: pd.DataFrame, quantity: str) -> pd.DataFrame:
     paper = published(3).query("quantity == @quantity").set_index(["model", "template"])
     values, marks = [], []
     for row in frame.itertuples():
-        other = experiments.AS_PUBLISHED.get(row.model) == row.template
-        described = other == (row.network == "as published")
+        printed = NETWORKS[experiments.printed_convention(row.model, row.template)]
+        described = row.network == printed
         cell = paper.loc[(row.model, row.template)]
         values.append(cell["value"] if described else None)
         marks.append(bool(cell["doubtful"]) and described)
     return frame.assign(quantity=quantity, published=values, published_doubtful=marks)
-
-
-def _plain(value):
-    """Return tuples as the lists that JSON makes of them."""
-    return [_plain(one) for one in value] if isinstance(value, tuple | list) else value

@@ -116,9 +116,7 @@ def _frame(runs: Sequence[Run], profile: str, store: Store | None) -> pd.DataFra
         found, params = store.replicates(run), _network(run).params
         rows.append(
             {
-                "dataset": run.dataset,
-                "profile": profile,
-                **describe(run),
+                **describe(run, profile),
                 "params": params,
                 "params_millions": params / 1e6,
                 **statistics("", [record.results["test_top1"] for record in found.values()]),

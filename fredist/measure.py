@@ -197,7 +197,7 @@ def find_filling_batch(model: nn.Module, image_size: int = 32, largest: int = 40
         try:
             with _float32():
                 _one_pass(model, batch, image_size, "inference")[0]()
-                _synchronize(device)
+                synchronize(device)
             return batch
         except RuntimeError:  # out of memory, also where cuDNN has another word for it
             if batch == 1:
@@ -259,14 +259,15 @@ def _float32():
 
 
 def _milliseconds(work: Callable, device: torch.device) -> float:
-    _synchronize(device)
+    synchronize(device)
     start = time.perf_counter()
     work()
-    _synchronize(device)
+    synchronize(device)
     return 1000 * (time.perf_counter() - start)
 
 
-def _synchronize(device: torch.device) -> None:
+def synchronize(device: torch.device) -> None:
+    """Wait until all work queued on the device is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

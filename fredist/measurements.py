@@ -20,7 +20,7 @@ from .measure import (
     measure_tflops,
     time_inference,
 )
-from .models import create_model
+from .models import SHAPING, create_model
 from .progress import bar, say
 from .provenance import device_name
 from .runs import QUANTITIES, Store, identity, write_record
@@ -44,8 +44,7 @@ class Network:
 
     def build(self) -> nn.Module:
         """Return the network, always with the same weights."""
-        # Those that shaped the filters have done so.
-        options = {k: v for k, v in self.options if k not in ("keep_total", "round_to", "reading")}
+        options = {k: v for k, v in self.options if k not in SHAPING}  # which have done so
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return create_model(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from .data import DATASETS
-from .models import default_options, redistribute
+from .models import SHAPING, default_options, redistribute
 from .paths import RESULTS, runs_folder, write_whole
 from .recipes import Profile, Recipe, Reduction
 from .templates import exact_width
@@ -99,9 +99,7 @@ def make_run(
     info = DATASETS[dataset]
     built = exact_width(width) * exact_width(profile.reduction.width_factor)
     options = default_options(model) | options
-    shaping = {
-        name: options[name] for name in ("keep_total", "round_to", "reading") if name in options
-    }
+    shaping = {name: options[name] for name in SHAPING if name in options}
     filters = redistribute(model, template, built, convention=convention, **shaping)
     if convention != "equations" and filters == redistribute(model, template, built, **shaping):
         convention = "equations"
@@ -232,7 +230,7 @@ class Store:
 
     def replicates(self, run: Run) -> dict[int, Record]:
         """Return the records of this run at every seed there is, one for each seed, by seed."""
-        like = json.loads(canonical(asdict(run))) | {"seed": None}
+        like = as_recorded(run) | {"seed": None}
         prefix = f"{run.model}-{run.template}-"
         by_seed: dict[int, list[Record]] = {}
         for paths in self._paths.values():
@@ -264,6 +262,11 @@ def _newest(records: Iterable[Record]) -> Record | None:
 def identity(value) -> str:
     """Return the hash over all fields of a dataclass, 12 hex digits."""
     return _hash(canonical(asdict(value)))
+
+
+def as_recorded(value) -> dict:
+    """Return a dataclass's fields as a record has them: its tuples are JSON's lists."""
+    return json.loads(canonical(asdict(value)))
 
 
 def canonical(value) -> str:

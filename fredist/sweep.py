@@ -14,7 +14,7 @@ import torch
 from . import machine, paths, provenance
 from .augment import generator
 from .data import ImageSet, load
-from .measure import count_macs
+from .measure import count_macs, synchronize
 from .progress import bar, duration, say
 from .runs import Run, Store, write_record
 from .train import (
@@ -233,13 +233,8 @@ def _step_seconds(run: Run, device: torch.device, repeats: int = 2) -> float:
         y = torch.zeros(batch, dtype=torch.long, device=device)
         for step in range(1 + repeats):
             if step == 1:  # after one to warm up
-                _synchronize(device)
+                synchronize(device)
                 start = time.perf_counter()
             train_step(model, optimizer, x, y, run.recipe)
-        _synchronize(device)
+        synchronize(device)
     return (time.perf_counter() - start) / repeats
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -38,7 +38,8 @@ def table1(
     for dataset in experiments.resolve_datasets(profile, datasets):
         shown = dataset if dataset in set(paper["dataset"]) else "cifar10"
         values = paper.query("dataset == @shown").assign(quantity="published")
-        frame = _accuracies(experiments.table1(profile, [dataset], seeds=[0]), store, values)
+        runs = experiments.table1(profile, [dataset], seeds=[0])
+        frame = _accuracies(runs, profile, store, values)
         lines = labels(frame).assign(
             mean=frame["top1_mean"].map(number),
             min=frame["top1_min"].map(number),
@@ -52,8 +53,6 @@ def table1(
             f"mean [min{DASH}max] (n runs), beside the paper's on {DATASETS[shown].label} "
             "(? where its text is damaged)."
         )
-        frame.insert(0, "profile", profile)
-        frame.insert(0, "dataset", dataset)
         tables.append(Table(1, caption, _note(profile, dataset, frame), frame, lines, grid))
     return tables
 
@@ -79,8 +78,8 @@ def table2(
     tables = []
     for dataset in experiments.resolve_datasets(profile, datasets, table=2):
         runs = experiments.table2(profile, [dataset], seeds=[0])
-        frame = _accuracies(runs, store, values)
-        frame.insert(4, "params", [_full_size(run).params for run in runs])
+        frame = _accuracies(runs, profile, store, values)
+        frame.insert(6, "params", [_full_size(run).params for run in runs])
         lines = labels(frame)
         for name, label in (("top1", "top-1"), ("top5", "top-5"), ("train", "training")):
             lines[label] = frame[f"{name}_mean"].map(number)
@@ -105,8 +104,6 @@ def table2(
             f"percent after the last epoch, mean [min{DASH}max] (n runs), and parameters, beside "
             "the paper's on Tiny-ImageNet, which does not say which accuracy it prints."
         )
-        frame.insert(0, "profile", profile)
-        frame.insert(0, "dataset", dataset)
         note = _note(profile, dataset, frame) + (
             " Parameters: counted exactly, of the paper's networks at width 1.0 with 200 classes; "
             "VGG-19 has the head that fits the printed ones (7x7 map, one linear layer)."
@@ -218,9 +215,11 @@ def statistics(prefix: str, values: Sequence[float]) -> dict[str, float]:
     return {f"{prefix}mean": mean, f"{prefix}min": min(values), f"{prefix}max": max(values)}
 
 
-def describe(run: Run) -> dict:
+def describe(run: Run, profile: str) -> dict:
     """Return the columns that say which network a row is about."""
     return {
+        "dataset": run.dataset,
+        "profile": profile,
         "model": run.model,
         "template": run.template,
         "network": NETWORKS[run.convention],
@@ -236,14 +235,16 @@ def sources(found: Mapping[int, Record]) -> dict:
     return {"devices": "; ".join(sorted(devices)), "records": " ".join(names)}
 
 
-def _accuracies(runs: Sequence[Run], store: Store, paper: pd.DataFrame) -> pd.DataFrame:
+def _accuracies(
+    runs: Sequence[Run], profile: str, store: Store, paper: pd.DataFrame
+) -> pd.DataFrame:
     """Return one row for each run: accuracies over its seeds, and the paper's where it is its."""
     others = {(run.model, run.template) for run in runs if run.convention == "published"}
     rows = []
     for run in runs:
         found = store.replicates(run)
         described = (run.convention == "published") == ((run.model, run.template) in others)
-        row = describe(run) | {"n": len(found)}
+        row = describe(run, profile) | {"n": len(found)}
         for name, key in (("top1", "test_top1"), ("top5", "test_top5"), ("train", "train_top1")):
             row |= statistics(f"{name}_", [record.results[key] for record in found.values()])
         for cell in paper.query("model == @run.model and template == @run.template").itertuples():

@@ -7,7 +7,7 @@ registered with timm as `fredist_<name>`. Importing this needs neither: only bui
 from typing import TYPE_CHECKING
 
 from ..templates import TEMPLATES, check_choice
-from .families import FAMILIES, Family, default_options, redistribute
+from .families import FAMILIES, SHAPING, Family, default_options, redistribute
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -132,4 +132,12 @@ def compare(
     return frame
 
 
-__all__ = ["FAMILIES", "Family", "compare", "create_model", "default_options", "redistribute"]
+__all__ = [
+    "FAMILIES",
+    "SHAPING",
+    "Family",
+    "compare",
+    "create_model",
+    "default_options",
+    "redistribute",
+]

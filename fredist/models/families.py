@@ -98,6 +98,10 @@ class Family:
     fixed: tuple[str, int] | None = None
 
 
+# The options that decide the filters; all others decide the layers built from them.
+SHAPING = ("keep_total", "round_to", "reading")
+
+
 def _family(label: str, base: tuple, **rest) -> Family:
     return Family(label, base, partial(apply_template, base), **rest)
 

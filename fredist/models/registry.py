@@ -17,7 +17,7 @@ from ..templates import (
 # As modules, and looked into when a network is built: the first import of one of them may be what
 # imports timm, and so this.
 from . import inception, mobilenet, resnet, vgg
-from .families import FAMILIES, default_options, expand, redistribute
+from .families import FAMILIES, SHAPING, default_options, expand, redistribute
 
 _ENDS = {  # the first convolution and the classifier
     "vgg19": ("features.0", "head.fc"),
@@ -72,7 +72,7 @@ def _build(
         check_flag("scale_fixed", options["scale_fixed"])
         scaled = round_filters([size], width)[0]
         for_builder[argument] = scaled if options["scale_fixed"] else size
-    shaping = {k: v for k, v in options.items() if k not in ("head", "scale_fixed")}
+    shaping = {k: v for k, v in options.items() if k in SHAPING}
     shaping |= {"template": template, "width": width, "convention": convention}
     if filters is None:
         filters = redistribute(name, **shaping)
