@@ -293,7 +293,9 @@ def test_what_stays_fixed_is_scaled_on_request_alone(name, width, fixed):
 def test_rounding_options_reach_the_network(name, options):
     for template in TEMPLATES:
         flat = []
-        for module in redistribute(name, template, 0.3, round_to=8, **options):
+        rounded = redistribute(name, template, 0.3, round_to=8, **options)
+        assert build(name, template, 0.3, round_to=8, **options).filters == rounded
+        for module in rounded:
             flat += [module] if isinstance(module, int) else module
         assert {n % 8 for n in flat} == {0}
         assert min(flat) >= 8
