@@ -1,19 +1,31 @@
 """fredist: are this network's filters in the right layers?
 
 Filter redistribution templates for convolutional networks, and the paper's tables and figures.
+Importing this takes no time: PyTorch and timm are imported when a network is built. Where timm is
+imported first it knows the networks as `fredist_vgg19` and so on; otherwise the first
+`create_model`, or `import fredist.networks.registry`, tells it.
 """
 
+import sys
 import warnings
 
 # timm's dependencies look for notebook widgets and warn where there are none: fredist's bars are
 # text, and a notebook's standard error stays empty.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-from .models import compare, create_model  # noqa: E402
-from .models.hook import register_with_timm  # noqa: E402
+from .networks import Network, compare, create_model, departures, make_network  # noqa: E402
 from .templates import TEMPLATES, apply_template  # noqa: E402
 
-register_with_timm()
+if "timm" in sys.modules:
+    from .networks import registry  # noqa: F401 - importing it registers
 
 __version__ = "0.1.0"
-__all__ = ["TEMPLATES", "apply_template", "compare", "create_model"]
+__all__ = [
+    "TEMPLATES",
+    "Network",
+    "apply_template",
+    "compare",
+    "create_model",
+    "departures",
+    "make_network",
+]

@@ -1,112 +1,209 @@
-"""The command line behind the Makefile: `python -m fredist train|measure|render|publish|data`."""
+"""The command line behind the Makefile: `python -m fredist render table1 --profile smoke`."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
+from functools import partial
 
-from . import experiments
-from .templates import check_choice
+from .checks import check_choice, check_choices, check_number
+from .data import DATASETS, at_hand, load
+from .notebook import CHOICES, execute, lab, parameters_of, publish
+from .paper import EXPERIMENTS, Choices, choose
+from .paths import NOTEBOOKS, figures_folder, need_checkout
+from .progress import bar, readable
+from .recipes import PROFILES, differences
+from .records import Store
+
+DEVICES = ("cpu", "cuda")
+_SWITCH = {"action": argparse.BooleanOptionalAction}
+_LIST = {"help": "names or numbers separated by commas; by default all"}
+_OPTIONS = {f"--{one}": _LIST for one in CHOICES} | {
+    "name": {"help": f"one of {', '.join(EXPERIMENTS)}"},
+    "--profile": {"default": "auto", "help": "how to train; auto is paper with CUDA, else smoke"},
+    "--device": {"help": "cpu or cuda; by default CUDA where there is one"},
+    "--minutes": {"type": float, "help": "stop making in time; the next call continues"},
+    "--train": _SWITCH | {"help": "make what is missing, or not; by default as the profile says"},
+    "--download": _SWITCH | {"help": "fetch missing data sets; by default as the profile says"},
+    "--remeasure": _SWITCH | {"help": "measure again what has been measured"},
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
-    options = vars(_parser().parse_args(arguments))
-    command = options.pop("command")
+    """Run one command and return its exit status: 1 where something failed, named at the end."""
+    for stream in (sys.stdout, sys.stderr):  # a terminal without a character ends no command
+        stream.reconfigure(errors="backslashreplace")
+    options = _options(arguments)
     try:
-        return command(**options)
+        failed = options.pop("command")(**options) or {}
+        sys.stdout.flush()
+        for one, why in failed.items():
+            print(f"{one}: {why}", file=sys.stderr)
+        return int(bool(failed))
     except KeyboardInterrupt:
         print("\ninterrupted: nothing is lost, the same command continues", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `| head` has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except (ValueError, TypeError, OSError, RuntimeError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
 
 
-def train(name, profile, datasets, models, templates, seeds, minutes, device) -> int:
+def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
+    """Show a table or figure: at once what there is, and again when what is missing is made."""
+    choices, store = choose(name, **given), Store()
+    there = sorted({record.identity["device"] for record in store.measurements()})
+    check_choice("device", choices.device or "cpu", (*DEVICES, *there))
+    check_number("minutes", 1 if minutes is None else minutes, above=True)
+    if remeasure and train is False:
+        raise ValueError("expected --remeasure or --no-train, got both")
+    need_checkout("the notebooks")  # and with that, all is checked
+    known = parameters_of(name)
+    for one in [one for one in CHOICES if given[one] is not None and one not in known]:
+        print(f"{name} has no {one} to choose from: --{one} plays no part")
+        given[one] = None
+    choices = choose(name, **given | {"profile": choices.profile_name})
+    profile, kind = choices.profile, choices.device if choices.device in DEVICES else None
+    making = profile.trains or not choices.experiment.trained if train is None else train
+    making = making and choices.device == kind  # not what a device elsewhere measures
+    jobs = dict.fromkeys([*choices.runs(), *(_measurements(choices) if making else ())])
+    missing = [job for job in jobs if not store.find(job, kind)]
+    making = making and (missing or remeasure)
+    # What was not given is None, whatever the committed notebook shows.
+    own = {"profile": choices.profile_name, "train": False, "measure": False}
+    own |= {one: getattr(choices, one) for one in CHOICES if given[one] is not None}
+    show, failed = partial(_show, choices, {one: own.get(one) for one in known}), {}
+    if not making or len(missing) < len(jobs):
+        show()
+    if making:
+        if given["profile"] == "auto" and profile.protocol:
+            print("Training by the paper's protocol, the longest. Shorter, with what they change:")
+            for other in (one for one in PROFILES if not PROFILES[one].protocol):
+                said = "; ".join(differences(PROFILES[other], choices.experiment.tiny))
+                print(f"  make {name} PROFILE={other}  # {said}", flush=True)
+        failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure)
+        show()
+    elif missing and train is None:
+        how = f"make {name} PROFILE={choices.profile_name} TRAIN=1"
+        print(f"{len(missing)} runs are missing, and are trained only if asked: {how}")
+    _name_better(choices)
+    return failed
+
+
+def _show(choices: Choices, parameters: dict) -> None:
+    """Execute the notebook, and print its table or what it has printed itself."""
+    name = choices.name
+    target = figures_folder() / choices.profile_name / f"{name}{choices.suffix}.ipynb"
+    printed, said = execute(NOTEBOOKS / f"{name}.ipynb", target, parameters), Store().problems
+    from .results import collect  # needs pandas, for which a misspelled word need not wait
+    from .tables import TABLES, say_text
+
+    if name in TABLES:
+        frame = collect(choices)
+        printed = "\n\n".join(map(str, TABLES[name](choices, frame)))
+        said = frame.attrs["said"]
+    for text in (printed, *said):
+        say_text(text)
+    files = sorted(path.suffix for path in target.parent.glob(f"{target.stem}.*"))
+    say_text(f"\nfiles: {readable(target.with_suffix(''))}{', '.join(files)}")
+
+
+def _name_better(choices: Choices) -> None:
+    """Say which better records are at hand than those shown, of the paper's own data sets."""
+    from .tables import best_profile
+
+    name, store, profiles = choices.name, Store(), list(PROFILES)  # the best first
+    for dataset in choose(name, "paper").datasets:
+        before = profiles.index(choices.profile_name) + (dataset not in choices.datasets)
+        if best := best_profile(name, dataset, store, profiles[:before]):
+            said = f"Better records are at hand, {DATASETS[dataset].label} of the profile {best}"
+            print(f"{said}: make {name} PROFILE={best} DATASETS={dataset}")
+
+
+def _measurements(choices: Choices) -> list:
+    """Return the measurements of an experiment that belong on the device here."""
+    if not choices.experiment.measured:
+        return []
+    from .measure import wanted  # needs PyTorch
+
+    jobs, how = [], {"device": choices.device, "quantities": choices.experiment.measured}
+    for cell in choices.cells():
+        how |= {"template": cell.template, "width": cell.width}
+        jobs += wanted(choices.network(cell), image_size=choices.image_size(cell), **how)
+    return jobs
+
+
+def _make(choices: Choices, jobs, download: bool | None = None, **options) -> dict[str, str]:
+    """Make what is missing and return what failed."""
+    from .jobs import make  # needs PyTorch
+
+    how = f"python -m fredist, {choices.name} of profile {choices.profile_name}"
+    download = choices.profile.download if download is None else download
+    return make(jobs, device=choices.device, download=download, how=how, **options).failed
+
+
+def train(name, minutes, download, **given) -> dict[str, str]:
     """Train a table's or figure's missing runs, without Jupyter."""
-    from .sweep import train_missing
-
-    check_choice("experiment", name, tuple(experiments.EXPERIMENTS))
-    profile = experiments.resolve_profile(profile)
-    experiments.fetch_unknown(name, profile, datasets)
-    runs = experiments.EXPERIMENTS[name](profile, datasets, models, templates, seeds)
-    how = f"python -m fredist train {name} --profile {profile}"
-    left = train_missing(runs, device=device, minutes=minutes, download=profile != "smoke", how=how)
-    print(f"{len(set(runs)) - left} of {len(set(runs))} runs of {name} have a record")
-    return 0
+    choices = choose(name, **given)
+    if not choices.experiment.trained:
+        raise ValueError(f"expected a table or figure of trained networks, got {name}")
+    runs = choices.runs()
+    failed, store = _make(choices, runs, download, minutes=minutes), Store()
+    print(f"{sum(bool(store.find(run)) for run in runs)} of {len(runs)} runs have a record")
+    return failed
 
 
-def measure(models, templates, remeasure, device) -> int:
+def measure(remeasure, **given) -> dict[str, str]:
     """Measure what is missing of Table 3, without Jupyter."""
-    from . import measurements
-
-    wanted = measurements.wanted(experiments.table3(models, templates).values(), device)
-    measurements.measure_missing(wanted, remeasure=remeasure, how="python -m fredist measure")
-    return 0
+    choices = choose("table3", "smoke", **given)
+    return _make(choices, _measurements(choices), remeasure=bool(remeasure))
 
 
-def render(name, profile, datasets, models, templates, seeds, remeasure) -> int:
-    """Execute a table's or figure's notebook, making what is missing."""
-    from .render import render
-
-    render(name, profile, datasets, models, templates, seeds, remeasure)
-    return 0
-
-
-def publish() -> int:
-    """Remake the committed tables and notebooks from the shipped records."""
-    from .render import publish
-
-    publish()
-    return 0
-
-
-def data(datasets) -> int:
+def data(datasets) -> dict[str, str]:
     """Download the data sets that are missing, and check them."""
-    from .render import fetch
+    names, failed = PROFILES["paper"].datasets if datasets is None else datasets, {}
+    for name in check_choices("data sets", names, DATASETS):
+        there = "at hand" if at_hand(name) else "downloaded"
+        try:
+            images = load(name, download=True, progress=bar)
+        except (ValueError, OSError) as error:  # the others go on
+            failed[name] = str(error)
+            continue
+        counts = f"{len(images.train_labels):,} train and {len(images.test_labels):,} test"
+        print(f"{name}: {counts} images, {there} as {images.source}")
+    return failed
 
-    fetch(datasets)
-    return 0
 
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _numbers(text: str) -> list[int]:
-    return [int(number) for number in _names(text)]
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser("python -m fredist", description=__doc__)
+def _options(arguments: Sequence[str] | None) -> dict:
+    """Return the function that was called by name, as `command`, and its arguments."""
+    parser = argparse.ArgumentParser("python -m fredist", description=__doc__, allow_abbrev=False)
     commands = parser.add_subparsers(required=True, metavar="command")
-
-    def add(function):
-        one = commands.add_parser(function.__name__, help=function.__doc__)
-        one.set_defaults(command=function)
-        return one
-
-    def list_of(one, *names, kind=_names):
+    both = ["name", "--profile", *(f"--{one}" for one in CHOICES), "--minutes"]
+    taken = {
+        render: [*both, "--train", "--remeasure"],
+        train: [*both, "--download"],
+        measure: ["--models", "--templates", "--widths", "--device", "--remeasure"],
+        data: ["--datasets"],
+        publish: [],
+        lab: [],
+    }
+    for function, names in taken.items():
+        said = function.__doc__.partition("\n")[0]
+        command = commands.add_parser(function.__name__, help=said, allow_abbrev=False)
+        command.set_defaults(command=function)
         for name in names:
-            one.add_argument(f"--{name}", type=kind, help="comma-separated; default: all there are")
-
-    training, rendering = add(train), add(render)
-    for one in (training, rendering):
-        one.add_argument("name", help="a table or figure, such as table1")
-        one.add_argument("--profile", default="auto", help="auto, or a profile's name")
-        list_of(one, "datasets", "models", "templates")
-        list_of(one, "seeds", kind=_numbers)
-    training.add_argument("--minutes", type=float, help="stop in time; the next call continues")
-    measuring = add(measure)
-    list_of(measuring, "models", "templates")
-    for one in (training, measuring):
-        one.add_argument("--device", help="cuda or cpu; default: CUDA where there is one")
-    for one in (rendering, measuring):
-        one.add_argument("--remeasure", action="store_true", help="measure again what has been")
-    add(publish)
-    list_of(add(data), "datasets")
-    return parser
+            command.add_argument(name, **_OPTIONS[name])
+    options, rest = parser.parse_known_args(arguments)
+    if options.command is lab:
+        options.options = rest  # JupyterLab's own
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return vars(options)
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all as Ctrl-C does
     sys.exit(main())

@@ -1,220 +1,234 @@
 """The paper's figures: filters per layer (1 and 5), accuracy against cost (2 to 4)."""
 
-from collections.abc import Sequence
+import re
+import textwrap
+from pathlib import Path
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import MaxNLocator, NullLocator
 
+from .checks import check_choice
 from .data import DATASETS
-from .experiments import check_choices
-from .models import FAMILIES, redistribute
-from .style import COLUMN_WIDTH, TEMPLATE_STYLES, TEXT_WIDTH, applied
-from .templates import CONVENTIONS, TEMPLATES, check_choice
+from .networks import FAMILIES
+from .paper import Choices
+from .paths import write_whole
+from .report import Table, write_all
+from .results import KEYS
+from .runs import COMPUTED
+from .style import COLUMN_WIDTH, SMALL, TEMPLATE_LOOKS, TEXT_WIDTH, applied, as_bytes
+from .tables import TEMPLATE_LABELS
 
-# What a template's list counts in each network.
-LAYERS = {
-    "vgg19": "Convolution",
-    "resnet50": "Stage",
-    "inception": "Module (mean of its sizes)",
-    "mobilenet": "Stem and blocks",
+# Of each cost the quantities that can be an axis, the best first, and what the axis says.
+COSTS = {
+    "parameters": {"params_millions": "Parameters (millions)"},
+    "memory": {
+        "memory_training_allocated_gb": "Memory of a training step at batch 64, allocated (GB)",
+        "memory_training_tensors_gb": "Memory of a training step at batch 64, computed (GB)",
+    },
+    "time": {
+        "time_synchronised_64_ms": "Inference time of a batch of 64, synchronised (ms)",
+        "time_synchronised_1_ms": "Inference time of one image (ms)",
+    },
 }
+_ON_CPU = re.compile(r", \d+ threads?$")  # how a frame names a CPU that was measured
+_GREY = {"color": "0.55", "markerfacecolor": "white", "linestyle": "none", "label": "at chance"}
+_DASHED = {"color": "0.45", "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 1}
 
 
-def filters_per_layer(
-    models: Sequence[str] | None = None,
-    templates: Sequence[str] | None = None,
-    width: float = 1.0,
-) -> pd.DataFrame:
-    """Return the filters of every layer of networks, one row each: exact, nothing is trained.
+def filters_per_layer(choices: Choices) -> pd.DataFrame:
+    """Return the filters of every layer of the paper's networks, one row each: nothing is trained.
 
-    By the equations, then as published where that is another network. An Inception module whose
-    sizes differ counts by their mean.
+    An Inception module whose sizes differ counts by their mean.
 
     Examples
     --------
-    >>> filters_per_layer(["resnet50"], ["quadratic"])["filters"].tolist()
-    [416, 64, 64, 416]
+    >>> from fredist.paper import choose
+    >>> frame = filters_per_layer(choose("figure1", "paper"))
+    >>> frame.query("template == 'quadratic'")["filters"].tolist()[:8]
+    [512.0, 445.0, 387.0, 339.0, 301.0, 272.0, 253.0, 243.0]
     """
-    rows = []
-    for model in check_choices("model", models, FAMILIES):
-        for template in check_choices("template", templates, TEMPLATES):
-            previous = None
-            for convention in CONVENTIONS:
-                filters = redistribute(model, template, width, convention=convention)
-                if filters != previous:
-                    rows += [
-                        (model, template, convention, layer, _mean(sizes))
-                        for layer, sizes in enumerate(filters, 1)
-                    ]
-                previous = filters
-    return pd.DataFrame(rows, columns=["model", "template", "convention", "layer", "filters"])
-
-
-def to_text(frame: pd.DataFrame) -> str:
-    """Return the frame of `filters_per_layer` as text: a column for each network, and its sum.
-
-    Examples
-    --------
-    >>> print(to_text(filters_per_layer(["resnet50"], ["base", "reverse"])))
-    layer  Base  Reverse-Base
-        1    64           512
-        2   128           256
-        3   256           128
-        4   512            64
-      sum   960           960
-    """
-    several = frame["model"].nunique() > 1
-    labels = [
-        (f"{FAMILIES[row.model].label} " if several else "") + _label(row.template, row.convention)
-        for row in frame.itertuples()
+    rows = [
+        (cell.model, cell.template, cell.width, layer, float(filters))
+        for cell in choices.cells()
+        for layer, filters in enumerate(choices.network(cell).layers(), 1)
     ]
-    wide = frame.assign(network=labels).pivot(index="layer", columns="network", values="filters")
-    wide = wide[list(dict.fromkeys(labels))]
-    wide = pd.concat([wide, wide.sum().to_frame("sum").T]).rename_axis("layer").reset_index()
-    text = wide.to_string(index=False, na_rep="", float_format="{:g}".format)
-    return "\n".join(line.rstrip() for line in text.splitlines())
+    return pd.DataFrame(rows, columns=["model", "template", "width", "layer", "filters"])
 
 
 def distributions(frame: pd.DataFrame) -> Figure:
-    """Return Figure 1 or 5: filters per layer, one panel for each model of `filters_per_layer`.
-
-    A network as published is a thin line with open markers beside the equations' one.
+    """Return Figure 1 or 5: filters per layer, a panel for each model and width.
 
     Examples
     --------
-    >>> figure = distributions(filters_per_layer(["vgg19", "resnet50"], ["base"]))
+    >>> from fredist.paper import choose
+    >>> figure = distributions(filters_per_layer(choose("figure5", "paper")))
     >>> [axis.get_title() for axis in figure.axes]
-    ['VGG-19', 'ResNet-50']
+    ['VGG-19', 'ResNet-50', 'Inception', 'MobileNet']
     """
-    models = list(dict.fromkeys(frame["model"]))
-    by = ["template", "convention"]
-    columns = min(len(models), 2)
-    rows = -(-len(models) // columns)
+    parts = list(frame.groupby(["model", "width"], sort=False))
+    columns = min(len(parts), 2)
+    rows = -(-len(parts) // columns)
     with applied():
-        figure = Figure(figsize=(COLUMN_WIDTH, 2.3 if rows * columns == 1 else 0.2 + 1.3 * rows))
-        panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
-        for axis, model in zip(panels.flat, models, strict=False):
-            part = frame[frame["model"] == model]
-            for (template, convention), network in part.groupby(by, sort=False):
-                axis.plot(network["layer"], network["filters"], **_look(template, convention))
-            axis.set(title=FAMILIES[model].label, xlabel=LAYERS[model])
-            axis.set_xticks(range(1, part["layer"].max() + 1, -(-part["layer"].max() // 6)))
-        for axis in panels.flat[len(models) :]:
-            axis.remove()
-        for axis in panels[:, 0]:
-            axis.set(ylabel="Filters")
-        panels[0, 0].set_ylim(bottom=0)
-        _legend(figure, list(dict.fromkeys(zip(*(frame[key] for key in by), strict=True))), 2)
+        figure = Figure((COLUMN_WIDTH, 2.4 if len(parts) == 1 else 0.25 + 1.4 * rows))
+        for i, ((model, width), part) in enumerate(parts):
+            axis = figure.add_subplot(rows, columns, i + 1, sharey=figure.axes[0] if i else None)
+            _plot(axis, part, "layer", "filters")
+            template, filters = next(iter(part.groupby("template", sort=False)["filters"]))
+            said = f"{TEMPLATE_LABELS[template]}: {filters.sum():g} filters; published networks"
+            scale = f" × {width:g}" if width != 1 else ""
+            _title(axis, FAMILIES[model].label + scale, said)
+            ticks = range(1, len(filters) + 1, -(-len(filters) // 6))
+            axis.set(xlabel=FAMILIES[model].layer, xticks=ticks)
+            if i % columns == 0:
+                axis.set_ylabel("Filters")
+        figure.axes[0].set_ylim(bottom=0)
+        _legend(figure, 3)
     return figure
 
 
-def curves(frame: pd.DataFrame, x: str, x_label: str, *, log: bool = False) -> Figure:
-    """Return Figure 2, 3 or 4: accuracy against a cost, one curve per template over the widths.
+def points(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """Return the points of Figure 2, 3 or 4: each network's accuracy and its cost, a row each.
 
-    A row of panels for each data set, a column for each model. Bars go from the minimum to the
-    maximum over seeds, where there are several; dashed lines cross at the unmodified model.
-
-    Parameters
-    ----------
-    frame : DataFrame
-        A row for each data set, model, template and width: columns `dataset`, `model`,
-        `template`, `width`, `n`, `mean`, `min`, `max` (percent) and `x`. Rows without a record or
-        without a cost are left out.
-    x, x_label : str
-        The column of the cost, and what the axis says.
-    log : bool
-        Logarithmic costs. The paper's axes are linear, where small widths crowd on the left.
+    Columns `x`, `x_low`, `x_high` are the cost, `quantity` says which and `x_device` where it was
+    measured; it is one for the whole figure. NaN is a network not trained, or not measured.
 
     Examples
     --------
-    >>> row = {"dataset": "cifar10", "model": "vgg19", "template": "base", "width": 1.0, "n": 1}
-    >>> row |= {"mean": 93.5, "min": 93.5, "max": 93.5, "params_millions": 20.0}
-    >>> figure = curves(pd.DataFrame([row]), "params_millions", "Parameters (millions)")
-    >>> figure.axes[0].get_title()
+    >>> from fredist import paper, results
+    >>> frame = results.collect(paper.choose("figure2", "smoke", datasets="cifar10"))
+    >>> points(frame, "parameters")[["width", "x"]].head(2).to_dict("list")
+    {'width': [1.0, 0.5], 'x': [0.079318, 0.020116]}
+    """
+    check_choice("cost", cost, COSTS)
+    ours = frame[frame["kind"] != "published"]
+    there = [q for q in COSTS[cost] if ours.loc[ours["quantity"] == q, "value"].notna().any()]
+    quantity = (there or list(COSTS[cost]))[0]
+    names = {"value": "x", "low": "x_low", "high": "x_high", "device": "x_device"}
+    costs = ours[ours["quantity"] == quantity].rename(columns=names)[[*KEYS, *names.values()]]
+    accuracies = ours[ours["quantity"] == "top1_last"].assign(quantity=quantity)
+    return accuracies.merge(costs, how="left", on=KEYS)
+
+
+def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
+    """Return Figure 2, 3 or 4: accuracy against parameters, memory or time, as `cost` says.
+
+    A row of panels for each data set, a column for each model. A template's points are joined in
+    the order of their cost; bars go from the smallest to the largest over seeds; grey points are
+    at chance; dashed lines cross at the unmodified model. What is missing, or noise, is said.
+
+    Examples
+    --------
+    >>> from fredist import paper, results
+    >>> chosen = paper.choose("figure2", "smoke", datasets="cifar10", models="vgg19")
+    >>> curves(chosen, results.collect(chosen), "parameters").axes[0].get_title()
     'VGG-19, CIFAR-10'
     """
-    check_choice("column", x, tuple(frame.columns))
-    datasets = [name for name in DATASETS if name in set(frame["dataset"])]
-    models = [name for name in FAMILIES if name in set(frame["model"])]
-    if not datasets or not models:
-        raise ValueError("expected a row for each point, got an empty frame; n = 0 is no record")
-    recorded = frame[frame["n"] > 0]
-    points = recorded.dropna(subset=x)
-    width = COLUMN_WIDTH if len(models) < 3 else TEXT_WIDTH
-    height = 2.4 if len(datasets) * len(models) == 1 else 0.4 + 1.35 * len(datasets)
+    data, models, datasets = points(frame, cost), choices.models, choices.datasets
+    wide = len(models) > 2
     with applied():
-        figure = Figure(figsize=(width, height))
-        panels = figure.subplots(len(datasets), len(models), sharex="col", squeeze=False)
+        height = 2.7 if len(datasets) * len(models) == 1 else 0.55 + 1.55 * len(datasets)
+        figure = Figure((TEXT_WIDTH if wide else COLUMN_WIDTH, height))
+        shape = {"sharex": "col", "sharey": "row", "squeeze": False}
+        panels = figure.subplots(len(datasets), len(models), **shape)
         for row, dataset in zip(panels, datasets, strict=True):
             for axis, model in zip(row, models, strict=True):
-                here = (recorded["dataset"] == dataset) & (recorded["model"] == model)
-                _draw_curves(axis, recorded[here], x)
-                axis.set(title=f"{FAMILIES[model].label}, {DATASETS[dataset].label}")
+                part = data[(data["dataset"] == dataset) & (data["model"] == model)]
+                _draw(axis, part)
+                factor = choices.profile.reduction.width_factor(model)
+                scale = f", widths × {factor:g}" if factor != 1 else ""
+                runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
+                name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
+                _title(axis, name, f"{choices.profile_name}{scale}, {runs}")
             row[0].set(ylabel="Accuracy (%)")
-        for axis, model in zip(panels[-1], models, strict=True):
-            costs = points.loc[points["model"] == model, x]
-            if costs.empty:
-                axis.set_xticks([])
-            else:
-                _cost_axis(axis, costs, x_label, log)
-        drawn = [(name, "equations") for name in TEMPLATES if name in set(points["template"])]
-        _legend(figure, drawn, 5 if width == TEXT_WIDTH else 3)
+        for column in panels.T:
+            drawn = any(axis.lines for axis in column)
+            column[-1].xaxis.set_major_locator(MaxNLocator(4) if drawn else NullLocator())
+        devices = ", ".join(sorted(set(data["x_device"].dropna()) - {"", COMPUTED}))
+        said = textwrap.wrap(devices, int(18 * figure.get_figwidth()))
+        label = COSTS[cost][data["quantity"].iloc[0]]
+        figure.supxlabel("\n".join([label, *said]), fontsize="medium")
+        _legend(figure, 6 if wide else 3)
     return figure
 
 
-def _draw_curves(axis: Axes, recorded: pd.DataFrame, x: str) -> None:
-    """Draw one panel: its curves, their bars, and the cross at the unmodified model."""
-    points = recorded.dropna(subset=x)
-    if points.empty:
-        missing = "no runs" if recorded.empty else "not measured"
-        axis.text(0.5, 0.5, missing, transform=axis.transAxes, ha="center", va="center")
-        axis.set_yticks([])
-    for template in TEMPLATES:
-        curve = points[points["template"] == template].sort_values(x)
-        look = _look(template)
-        axis.plot(curve[x], curve["mean"], **look)
-        several = curve[curve["n"] > 1]
-        axis.vlines(several[x], several["min"], several["max"], look["color"], linewidth=0.8)
-    unmodified = points[(points["template"] == "base") & (points["width"] == 1.0)]
-    dashed = {"color": "0.45", "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 1}
-    for cost, accuracy in zip(unmodified[x], unmodified["mean"], strict=True):
-        axis.axvline(cost, **dashed)
-        axis.axhline(accuracy, **dashed)
+def _draw(axis: Axes, part: pd.DataFrame) -> None:
+    """Draw one panel: its curves and bars, and the cross at the unmodified model."""
+    shown = part.dropna(subset=["value", "x"])
+    missing = "no runs" if part["value"].isna().all() else "not measured" if shown.empty else ""
+    if missing or _is_noise(shown):
+        said = missing or "not drawn: most times\nat a width overlap"
+        axis.text(0.5, 0.5, said, transform=axis.transAxes, ha="center", va="center")
+        return
+    _plot(axis, shown, "x", "value")
+    bars = shown[shown["n"] > 1]
+    colors = [TEMPLATE_LOOKS[template]["color"] for template in bars["template"]]
+    axis.vlines(bars["x"], bars["low"], bars["high"], colors, linewidth=0.8)
+    _plot(axis, shown[shown["value"] < shown["chance"]], "x", "value", **_GREY)
+    for row in shown.query("template == 'base' and width == 1.0").itertuples():
+        axis.axvline(row.x, **_DASHED)
+        axis.axhline(row.value, **_DASHED)
 
 
-def _cost_axis(axis: Axes, costs: pd.Series, label: str, log: bool) -> None:
-    """Label a column of panels, with few and plain ticks."""
-    axis.set(xlabel=label, xscale="log" if log else "linear")
-    spread = costs.max() / costs.min()
-    if log and spread > 10:
-        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if spread < 50 else (1,)))
-    else:
-        axis.xaxis.set_major_locator(MaxNLocator(4))
-    axis.xaxis.set_major_formatter("{x:g}")
-    axis.xaxis.set_minor_locator(NullLocator())
+def _is_noise(shown: pd.DataFrame) -> bool:
+    """Return whether a CPU's times order nothing: of most pairs at a width, the ranges overlap.
+
+    On CUDA equal times are results: small networks wait for their launches.
+    """
+    if not shown["x_device"].str.contains(_ON_CPU).any():
+        return False
+    pairs = shown.merge(shown, on="width").query("template_x < template_y")
+    overlap = (pairs["x_low_x"] <= pairs["x_high_y"]) & (pairs["x_low_y"] <= pairs["x_high_x"])
+    return bool(overlap.mean() > 0.5)
 
 
-def _legend(figure: Figure, networks: list[tuple[str, str]], columns: int) -> None:
-    if len(networks) > 1:
-        handles = [Line2D([], [], **_look(*network)) for network in networks]
+def _plot(axis: Axes, data: pd.DataFrame, x: str, y: str, **look) -> None:
+    """Draw a line for each template, in its own look."""
+    for template, part in data.groupby("template", sort=False):
+        own = {**TEMPLATE_LOOKS[template], "label": TEMPLATE_LABELS[template]}
+        part = part.sort_values(x)
+        axis.plot(part[x], part[y], **own | look)
+
+
+def _title(axis: Axes, title: str, below: str) -> None:
+    """Name a panel; what it must not be shown without stands in the picture, not in a caption."""
+    axis.set_title(title, pad=SMALL + 4)
+    place = {"xy": (0.5, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
+    axis.annotate(below, xytext=(0, 2), ha="center", va="bottom", fontsize=SMALL, **place)
+
+
+def _legend(figure: Figure, columns: int) -> None:
+    """Name what is drawn, each once, if there are several."""
+    lines = {line.get_label(): line for axis in figure.axes for line in axis.lines}
+    names = [name for name in (*TEMPLATE_LABELS.values(), "at chance") if name in lines]
+    if len(names) > 1:
+        handles = [lines[name] for name in names]
         figure.legend(handles=handles, loc="outside upper center", ncols=columns)
 
 
-def _look(template: str, convention: str = "equations") -> dict:
-    style = TEMPLATE_STYLES[template]
-    look = {"color": style.color, "marker": style.marker, "linestyle": style.linestyle}
-    if convention == "published":
-        look |= {"linewidth": 0.5, "markerfacecolor": "white", "markeredgewidth": 0.5}
-    return look | {"label": _label(template, convention)}
+def save(
+    figure: Figure, choices: Choices, frame: pd.DataFrame, folder: Path | None = None
+) -> list[Path]:
+    """Write a figure as PDF and PNG, its frame as CSV, by what was chosen; return the paths."""
+    # All is drawn before anything is written: an error leaves the earlier files as they were.
+    pictures = {kind: as_bytes(figure, kind) for kind in ("pdf", "png")}
+    return write_all(choices, frame, pictures, folder)
 
 
-def _label(template: str, convention: str) -> str:
-    label = TEMPLATE_STYLES[template].label
-    return f"{label}, as published" if convention == "published" else label
-
-
-def _mean(sizes: int | tuple[int, ...]) -> int | float:
-    return sum(sizes) / len(sizes) if isinstance(sizes, tuple) else sizes
+def picture(table: Table, path: Path) -> None:
+    """Draw a table as a PNG, for pages that show no other."""
+    header, *rows = table.rows()
+    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
+    size, height = 0.06 * sum(widths), (len(rows) + 1) / 6  # inches
+    said = textwrap.wrap(f"{table.name}. {table.caption} {table.note}", int(26 * size))
+    with applied():
+        figure = Figure((size, height + len(said) / 11 + 0.1), layout="none")
+        part = height / figure.get_figheight()
+        axis = figure.add_axes((0, 1 - part, 1, part))
+        axis.axis("off")
+        shape = {"colWidths": [width / sum(widths) for width in widths], "bbox": (0, 0, 1, 1)}
+        drawn = axis.table(rows, colLabels=header, cellLoc="center", edges="horizontal", **shape)
+        drawn.auto_set_font_size(False)
+        figure.text(0.005, 0.05 / figure.get_figheight(), "\n".join(said), fontsize=SMALL)
+    write_whole(path, as_bytes(figure, "png"))

@@ -1,75 +1,90 @@
 """One rule for the whole machine: nothing is timed while a run trains, nor the other way round.
 
-It holds across processes and folders of runs, by locks that the system frees with their owner.
+It holds across processes and folders of runs, by locks that the system frees with their owner, so
+that a lock file left by a dead process holds up nobody.
 """
 
-import getpass
+import functools
 import os
 import tempfile
+import time
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from math import inf
 from pathlib import Path
 
 import filelock
 
+from .paths import folder
+
+_say = functools.partial(print, flush=True)
+_PATIENCE = 0.5  # seconds for which it is not said that one waits
+
 
 @contextmanager
-def training() -> Iterator[None]:
+def training(deadline: float = inf, tell: Callable[[str], None] = _say) -> Iterator[None]:
     """Hold off timings on this machine for the time of a training run; many may train at once.
 
-    Waits, with a line that says so, while something is timed.
+    Waits while something is timed, until `deadline` (as `time.monotonic()`), and `tell`s so.
+    Raises `filelock.Timeout` once that has passed.
 
     Examples
     --------
     >>> with training():
     ...     pass  # one run
     """
-    own = filelock.FileLock(_folder() / f"training-{uuid.uuid4().hex}.lock")
-    with _held(_gate(), "a timing to end before training"):
-        own.acquire()
-    try:
+    path = _folder() / f"training-{uuid.uuid4().hex}.lock"
+    with ExitStack() as held:
+        with holding(_gate(), "a timing to end before training", deadline, tell):
+            held.enter_context(holding(path))
+        held.callback(path.unlink, missing_ok=True)
         yield
-    finally:
-        own.release()
-        Path(own.lock_file).unlink(missing_ok=True)
 
 
 @contextmanager
-def timing() -> Iterator[None]:
+def timing(deadline: float = inf, tell: Callable[[str], None] = _say) -> Iterator[None]:
     """Hold off training runs on this machine, those under way awaited, for the time of a timing.
 
-    Not inside `training()` of the same process: it would wait for itself.
+    Waits and raises as `training` does; a deadline of 0 asks whether the machine is free. Not
+    inside `training()` of the same process: it would wait for itself.
     """
-    with _held(_gate(), "another timing to end before timing"):
+    tell = functools.cache(tell)  # each line once, however many are awaited
+    with holding(_gate(), "another timing to end before timing", deadline, tell):
         for path in _folder().glob("training-*.lock"):  # no more of them while the gate is held
-            with _held(filelock.FileLock(path), "a training run to end before timing"):
-                pass
-            path.unlink(missing_ok=True)  # its owner is done, or has died
+            with holding(path, "a training run to end before timing", deadline, tell):
+                path.unlink(missing_ok=True)  # its owner is done, or has died
         yield
 
 
-def _gate() -> filelock.FileLock:
-    """The lock that a timing holds, and that each training passes on its way in."""
-    return filelock.FileLock(_folder() / "timing.lock")
-
-
-def _folder() -> Path:
-    user = os.getuid() if hasattr(os, "getuid") else getpass.getuser()
-    shared = Path(tempfile.gettempdir()) / f"fredist-{user}"
-    folder = Path(os.environ.get("FREDIST_LOCKS") or shared)  # tests have one of their own
-    folder.mkdir(mode=0o700, exist_ok=True)
-    return folder
-
-
 @contextmanager
-def _held(lock: filelock.FileLock, awaited: str) -> Iterator[None]:
+def holding(
+    path: Path, awaited: str = "", deadline: float = inf, tell: Callable[[str], None] = _say
+) -> Iterator[None]:
+    """Hold a lock file, waiting for who else does until the deadline; then `filelock.Timeout`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path)
+    left = max(0.0, deadline - time.monotonic())
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=min(left, _PATIENCE))
     except filelock.Timeout:
-        print(f"waiting for {awaited}", flush=True)
-        lock.acquire()
+        if left <= _PATIENCE:
+            raise
+        tell(f"waiting for {awaited}")
+        lock.acquire(timeout=-1 if left == inf else left - _PATIENCE)
     try:
         yield
     finally:
         lock.release()
+
+
+def _gate() -> Path:
+    """The lock that a timing holds, and that each training passes on its way in."""
+    return _folder() / "timing.lock"
+
+
+def _folder() -> Path:
+    user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere that one is the user's
+    place = folder("FREDIST_LOCKS", Path(tempfile.gettempdir()) / f"fredist-{user}")
+    place.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return place

@@ -1,279 +1,221 @@
-"""What a network costs, counted or measured: parameters, MACs, memory and time."""
+"""What a network takes, in memory and time; docs/measuring.md says how each number is taken."""
 
 import copy
-import gc
 import time
 from collections.abc import Callable
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache, partial
+from math import inf
+from statistics import mean, median
+from traceback import clear_frames
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.functional import conv2d, cross_entropy
 
-MODES = ("inference", "training")
+from .checks import check_choices
+from .device import choose_device, device_name, empty_cache, numerics, synchronize, thread_count
+from .networks import Network
+from .recipes import Recipe
+from .runs import COMPUTED, METHODS, Measurement
 
-
-def count_params(model: nn.Module) -> int:
-    """Return the number of parameters.
-
-    Examples
-    --------
-    >>> count_params(nn.Conv2d(3, 8, 3))
-    224
-    """
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
-def count_macs(model: nn.Module, image_size: int = 32) -> int:
-    """Return the multiply-accumulates of one image's forward pass, convs and linears.
-
-    Counted by PyTorch's own flop counter; on a model built under `torch.device("meta")` nothing
-    is computed.
-
-    Examples
-    --------
-    >>> with torch.device("meta"):
-    ...     count_macs(nn.Conv2d(3, 8, 3, padding=1), image_size=32)
-    221184
-    """
-    weight = next(model.parameters())
-    channels = getattr(model, "in_chans", 3)
-    image = torch.zeros(
-        1, channels, image_size, image_size, device=weight.device, dtype=weight.dtype
-    )
-    training = model.training
-    model.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        model(image)
-    model.train(training)
-    return counter.get_total_flops() // 2
+# Quantity, method and batch: "code" are the author's own, 64 is the captions'.
+_PEAKS = (("memory", "inference", 64), ("memory", "training", 64))
+_TIMES = (("time", "code", 16), ("time", "synchronised", 16), ("time", "synchronised", 64))
+_ON_CUDA = (("memory", "code", 2), *_PEAKS, *_TIMES)
+_ON_CPU = (*_PEAKS, ("time", "synchronised", 1))  # larger batches would take hours
+_TEST_IMAGES = 10_000  # of CIFAR and Tiny-ImageNet alike
 
 
-def compute_memory(
-    model: nn.Module, batch: int = 64, image_size: int = 32, mode: str = "inference"
-) -> int:
-    """Return the peak bytes of all tensors in one inference pass or training step.
+def wanted(
+    network: Network, *, device: torch.device | str | None, image_size=32, quantities=None, **labels
+) -> list[Measurement]:
+    """Return the measurements of a network that belong on a device (Table 3, Figures 3 and 4).
 
-    Parameters, buffers, input, activations, gradients and momentum; not what an operation needs
-    while it works, nor what an allocator rounds up. Followed by PyTorch's own tracker on tensors
-    without storage: nothing is computed, and the device does not matter.
+    On CUDA memory and time in the author's own way ("code") and as the captions have it; on a CPU
+    computed memory and the time of one image. `quantities` are "memory" and "time"; the labels
+    `template`, `width` and `convention` only say how the network was asked for.
 
     Examples
     --------
-    >>> compute_memory(nn.Conv2d(3, 8, 3, padding=1), batch=1)  # 864 + 32 + 12288 + 32768
-    45952
+    >>> from fredist.networks import make_network
+    >>> found = wanted(make_network("vgg19"), device="cpu")
+    >>> [(one.quantity, one.method, one.batch, one.device == "computed") for one in found[1:]]
+    [('memory', 'training', 64, True), ('time', 'synchronised', 1, False)]
     """
+    device, quantities = choose_device(device), check_choices("quantity", quantities, METHODS)
+    return [
+        Measurement(network, image_size, quantity, *how, *_place(device, quantity), **labels)
+        for quantity, *how in (_ON_CUDA if device.type == "cuda" else _ON_CPU)
+        if quantity in quantities
+    ]
+
+
+def measure(measurement: Measurement, device: torch.device | str) -> dict[str, float]:
+    """Return the results of a measurement that belongs on `device`: bytes, ms, TFLOP/s, GB/s.
+
+    docs/measuring.md has each result of each method. PyTorch's settings and random state are left
+    as they were.
+
+    Raises
+    ------
+    ValueError
+        If the measurement is of another device, number of threads or PyTorch than are here.
+    MemoryError
+        If it does not fit on the device. What it took is free again.
+
+    Examples
+    --------
+    >>> from fredist.networks import make_network
+    >>> memory, _ = wanted(make_network("vgg19"), device="cpu", quantities=["memory"])
+    >>> round(measure(memory, "cpu")["tensor_peak_bytes"] / 1e6)
+    115
+    """
+    device = torch.device("cpu") if measurement.device == COMPUTED else choose_device(device)
+    here = _place(device, measurement.quantity)
+    got = (measurement.device, measurement.threads, measurement.torch)
+    if got != here or (COMPUTED in here and measurement.method == "code"):
+        raise ValueError(
+            f"expected a measurement with (device, threads, PyTorch) {here}, as it is here, got "
+            f"{measurement} with {got}: measure it there, or take those of wanted(...)"
+        )
+    cuda, work = device.type == "cuda", partial(_measure, measurement, device)
+    try:
+        with torch.random.fork_rng([device] if cuda else []), ThreadPoolExecutor(1) as fresh:
+            # A new thread, because cuDNN's autotuner tunes no shape twice in the same one.
+            return fresh.submit(work).result() if cuda else work()
+    except torch.OutOfMemoryError as error:
+        clear_frames(error.__traceback__)  # which hold tensors
+        raise MemoryError(
+            f"expected {measurement} to fit on {device_name(device)}, got "
+            f"{str(error).splitlines()[0]!r}: end what else uses its memory, or measure on a "
+            "larger device"
+        ) from None
+    finally:
+        empty_cache(device)
+
+
+def _place(device: torch.device, quantity: str) -> tuple[str, int | None, str]:
+    """Return device, threads and PyTorch of a measurement; a CPU's memory is always computed."""
+    computed = quantity == "memory" and device.type == "cpu"
+    where = (COMPUTED, None) if computed else (device_name(device), thread_count(device))
+    return *where, str(torch.__version__)
+
+
+def _measure(m: Measurement, device: torch.device) -> dict[str, float]:
+    """Measure as PyTorch computes by default, but in float32 without TF32."""
+    with numerics(Recipe(), device):  # which undoes the next lines, too
+        torch._C._set_deterministic_algorithms(False, warn_only=False)
+        torch.backends.cudnn.deterministic = False
+        torch.backends.cudnn.benchmark = m.method in ("code", "synchronised")  # the autotuner
+        with torch.device("meta" if m.device == COMPUTED else "cpu"):
+            model = m.network.build()
+            images = torch.rand(m.batch, m.network.in_chans, m.image_size, m.image_size)
+        if m.device == COMPUTED:
+            return {"tensor_peak_bytes": _tensor_peak(model, images, m.method)}
+        if m.quantity == "memory":
+            return _memory(model, images, m.method, device)
+        times, (tflops, copy_gbs) = _times(model, images, m.method, device), _rates(device)
+    macs = m.network.macs(m.image_size)
+    gflop = 2 * macs * m.batch / 1e9
+    bound = min(gflop / tflops, times.get("min_ms", inf))  # the network's rate may be the best
+    return times | {"macs": macs, "tflops": gflop / bound, "bound_ms": bound, "copy_gbs": copy_gbs}
+
+
+def _second_pass(model: nn.Module, images: torch.Tensor, method: str) -> tuple[Callable, list]:
+    """Do one pass or training step; return a function that does another, and what it holds."""
+    model.train(method == "training")
+    if method == "inference":
+        work, held = torch.no_grad()(partial(model, images)), [images]
+    else:
+        labels = torch.zeros(len(images), dtype=torch.long, device=images.device)
+        optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=1e-4)
+        held = [images, labels, optimizer]
+
+        def work():
+            optimizer.zero_grad()
+            cross_entropy(model(images), labels).backward()
+            optimizer.step()
+
+    work()
+    return work, held
+
+
+def _tensor_peak(model: nn.Module, images: torch.Tensor, method: str) -> int:
+    """Return the peak bytes of all tensors; those on the meta device are only counted."""
     from torch.distributed._tools.mem_tracker import MemTracker  # slow to import
 
-    meta = torch.device("meta")
-    model = copy.deepcopy(model).to(meta)
-    work, held = _one_pass(model, batch, image_size, mode)
+    work, held = _second_pass(model, images, method)
     tracker = MemTracker()
     tracker.track_external(model, *held)
     with tracker:
         work()
-    return tracker.get_tracker_snapshot("peak")[meta]["Total"]
+    return tracker.get_tracker_snapshot("peak")[images.device]["Total"]
 
 
-def measure_memory(
-    model: nn.Module,
-    batch: int = 64,
-    image_size: int = 32,
-    mode: str = "inference",
-    device: torch.device | str = "cuda",
-) -> dict[str, int]:
-    """Return what CUDA says of the memory of one inference pass or training step, in bytes.
+def _memory(model: nn.Module, images: torch.Tensor, method: str, device) -> dict[str, int]:
+    """Return what CUDA's allocator says, less what it still holds once the network is gone."""
 
-    A copy of the model is measured, with its input. `allocated_peak_bytes` (tensors and cuDNN's
-    scratch) and `reserved_peak_bytes` (what PyTorch's allocator took from the driver for them) are
-    without what was held before, such as cuBLAS's lasting workspace. `driver_bytes` is all that is
-    in use on the device afterwards: also the CUDA context, kernels and other processes.
-    """
-    device = torch.device(device)
-    if device.type != "cuda":
-        raise ValueError(
-            f"expected a CUDA device, got {device}: elsewhere memory is computed, compute_memory"
-        )
-
-    def begin() -> Callable[[], None]:
-        prepared = copy.deepcopy(model).to(device)
-        work = _one_pass(prepared, batch, image_size, mode)[0]
+    def peaks() -> tuple[int, int]:  # all that it makes goes when it returns
+        there = copy.deepcopy(model).to(device).train(), images.to(device)
+        work = partial(*there) if method == "code" else _second_pass(*there, method)[0]
+        empty_cache(device)
+        torch.cuda.reset_peak_memory_stats(device)
         work()
-        return work
+        synchronize(device)
+        return torch.cuda.max_memory_allocated(device), torch.cuda.max_memory_reserved(device)
 
-    with _float32(), torch.cuda.device(device):
-        begin()  # loads kernels and takes workspaces that stay: not this model's alone
-        _empty(device)
-        allocated, reserved = torch.cuda.memory_allocated(), torch.cuda.memory_reserved()
-        work = begin()  # from the second step on there are momentum and the last step's gradients
-        _empty(device)
-        torch.cuda.reset_peak_memory_stats()
-        work()
-        torch.cuda.synchronize()
-        free, total = torch.cuda.mem_get_info()
-        return {
-            "allocated_peak_bytes": torch.cuda.max_memory_allocated() - allocated,
-            "reserved_peak_bytes": torch.cuda.max_memory_reserved() - reserved,
-            "driver_bytes": total - free,
-        }
+    empty_cache(device)
+    allocated, reserved = peaks()
+    empty_cache(device)
+    reserved -= torch.cuda.memory_reserved(device)
+    if method == "code":
+        return {"reserved_bytes": reserved}
+    allocated -= torch.cuda.memory_allocated(device)
+    return {"allocated_peak_bytes": allocated, "reserved_peak_bytes": reserved}
 
 
-def time_inference(
-    model: nn.Module, batch: int = 1, image_size: int = 32, seconds: float = 1.0
-) -> dict[str, float]:
-    """Return the milliseconds of a batch's forward pass on the model's device: median and spread.
-
-    Each pass is timed by itself, the device synchronised before and after, once passes for a
-    quarter of `seconds` (two at least) have warmed up; then for about `seconds`, five at least.
-
-    Examples
-    --------
-    >>> times = time_inference(nn.Conv2d(3, 8, 3), seconds=0.01)
-    >>> times["repeats"] >= 5 and times["min_ms"] <= times["median_ms"] <= times["max_ms"]
-    True
-    """
-    device = next(model.parameters()).device
-    images = _images(model, batch, image_size)
-    training = model.training
-    model.eval()
-    with _float32(), torch.inference_mode():
-        warming = []
-        while len(warming) < 2 or sum(warming) < 1000 * seconds / 4:
-            warming.append(_milliseconds(lambda: model(images), device))
-        repeats = max(5, round(1000 * seconds / warming[-1]))
-        times = [_milliseconds(lambda: model(images), device) for _ in range(repeats)]
-    model.train(training)
-    steps = torch.tensor([0, 0.25, 0.5, 0.75, 1], dtype=torch.float64)
-    marks = torch.tensor(times, dtype=torch.float64).quantile(steps).tolist()
-    names = ("min_ms", "quartile1_ms", "median_ms", "quartile3_ms", "max_ms")
-    return dict(zip(names, marks, strict=True)) | {"repeats": repeats}
-
-
-def measure_tflops(device: torch.device | str = "cpu", size: int | None = None) -> float:
-    """Return the device's rate in float32, TFLOP/s: the fastest of five large matrix products.
-
-    Without TF32; `size` x `size` matrices, by default 8192 on CUDA and 2048 elsewhere.
-
-    Examples
-    --------
-    >>> measure_tflops(size=64) > 0
-    True
-    """
-    device = torch.device(device)
-    size = size or (8192 if device.type == "cuda" else 2048)
-    left, right = torch.rand(2, size, size, device=device)
-    with _float32(), torch.inference_mode():
-        torch.mm(left, right)  # warms up
-        fastest = min(_milliseconds(lambda: torch.mm(left, right), device) for _ in range(5))
-    return 2 * size**3 / fastest / 1e9
-
-
-def bound_ms(macs: int, batch: int, tflops: float) -> float:
-    """Return the time, in ms, that a batch's multiply-accumulates take at the device's rate.
-
-    An algorithm with fewer multiplications than the direct one (Winograd's, for 3x3 convs) can be
-    somewhat faster; a time far below was not measured to the end of the work.
-
-    Examples
-    --------
-    >>> round(bound_ms(16_300_000_000, batch=64, tflops=11))  # ResNet-50 reverse, Titan X Pascal
-    190
-    """
-    return 2 * macs * batch / (tflops * 1e9)
-
-
-def find_filling_batch(model: nn.Module, image_size: int = 32, largest: int = 4096) -> int:
-    """Return the largest power of two up to `largest` whose inference fits in the device's memory.
-
-    Examples
-    --------
-    >>> find_filling_batch(nn.Conv2d(3, 8, 3), largest=8)
-    8
-    """
-    device = next(model.parameters()).device
-    batch = 1 << (largest.bit_length() - 1)
-    while True:
-        try:
-            with _float32():
-                _one_pass(model, batch, image_size, "inference")[0]()
-                synchronize(device)
-            return batch
-        except RuntimeError:  # out of memory, also where cuDNN has another word for it
-            if batch == 1:
-                raise
-        _empty(device)  # only here has the error let go of its tensors
-        batch //= 2
-
-
-def _one_pass(model: nn.Module, batch: int, image_size: int, mode: str) -> tuple[Callable, list]:
-    """Return a function that does one pass or step, and what it holds besides the model.
-
-    In training there are gradients and momentum already, as from the second step on.
-    """
-    if mode not in MODES:
-        raise ValueError(f"expected a mode from {', '.join(MODES)}, got {mode!r}")
-    images = _images(model, batch, image_size)
-    model.train(mode == "training")
-    if mode == "inference":
-
-        def infer():
-            with torch.no_grad():
-                model(images)
-
-        return infer, [images]
-    labels = torch.zeros(batch, dtype=torch.long, device=images.device)
-    optimizer = torch.optim.SGD(
-        model.parameters(), lr=0.0, momentum=0.9, nesterov=True, weight_decay=5e-4
-    )
-    for parameter in model.parameters():
-        parameter.grad = torch.zeros_like(parameter)
-    optimizer.step()
-
-    def step():
-        loss = cross_entropy(model(images), labels)
-        optimizer.zero_grad(set_to_none=True)  # not earlier: as train.train_step has it
-        loss.backward()
-        optimizer.step()
-
-    return step, [images, labels, optimizer]
-
-
-def _images(model: nn.Module, batch: int, image_size: int) -> torch.Tensor:
-    channels, device = getattr(model, "in_chans", 3), next(model.parameters()).device
-    return torch.rand(batch, channels, image_size, image_size, device=device)
-
-
-@contextmanager
-def _float32():
-    """PyTorch's defaults, whatever has been set before, but no TF32."""
-    before = torch.get_float32_matmul_precision()
-    torch.set_float32_matmul_precision("highest")
-    try:
-        with torch.backends.cudnn.flags(
-            enabled=True, benchmark=False, deterministic=False, allow_tf32=False
-        ):
-            yield
-    finally:
-        torch.set_float32_matmul_precision(before)
-
-
-def _milliseconds(work: Callable, device: torch.device) -> float:
+@torch.no_grad()
+def _times(model: nn.Module, images: torch.Tensor, method: str, device) -> dict[str, float]:
+    model, labels = model.to(device).eval(), torch.zeros(len(images), dtype=torch.long)
+    if method == "synchronised":
+        times = _passes_ms(partial(model, images.to(device)), device)
+        spread = {"median_ms": median(times), "min_ms": min(times), "max_ms": max(times)}
+        return spread | {"repeats": len(times)}
+    batches, times = -(-_TEST_IMAGES // len(images)), []
     synchronize(device)
-    start = time.perf_counter()
-    work()
-    synchronize(device)
-    return 1000 * (time.perf_counter() - start)
+    for _ in range(1 + batches):
+        start = time.perf_counter()
+        loss = cross_entropy(model(images.to(device)), labels.to(device))
+        times.append(1000 * (time.perf_counter() - start))
+        loss.item()  # waits for the device
+    return {"mean_ms": mean(times[1:]), "first_ms": times[0], "batches": batches}
 
 
-def synchronize(device: torch.device) -> None:
-    """Wait until all work queued on the device is done."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+def _passes_ms(work: Callable, device: torch.device, seconds: float = 1.0) -> list[float]:
+    """Return the times of three passes or more, which last so long, after a warm-up of a third."""
+    for lasting in (seconds / 3, seconds):
+        times = []
+        while len(times) < 3 or sum(times) < 1000 * lasting:
+            synchronize(device)
+            start = time.perf_counter()
+            work()
+            synchronize(device)
+            times.append(1000 * (time.perf_counter() - start))
+    return times
 
 
-def _empty(device: torch.device) -> None:
-    gc.collect()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-        torch.cuda.empty_cache()
+@cache
+def _rates(device: torch.device) -> tuple[float, float]:
+    """Return the best float32 rate of large products, in TFLOP/s, and a copy's, in GB/s."""
+    rand, conv = partial(torch.rand, device=device), partial(conv2d, padding=1)
+    n, batch = (8192, 64) if device.type == "cuda" else (1024, 4)
+    images, kernel, source = rand(batch, 256, 32, 32), rand(256, 256, 3, 3), rand(2**25)  # 134 MB
+
+    def rate(amount: float, work: Callable, *tensors) -> float:  # per millisecond
+        return amount / min(_passes_ms(partial(work, *tensors), device, seconds=0.2))
+
+    product = rate(2 * n**3, torch.mm, *rand(2, n, n))
+    convolution = rate(2 * batch * 32**2 * kernel.numel(), conv, images, kernel)
+    copied = rate(2 * source.nbytes, torch.empty_like(source).copy_, source)
+    return max(product, convolution) / 1e9, copied / 1e6

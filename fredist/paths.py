@@ -1,21 +1,69 @@
-"""Where things are."""
+"""Where things are, and the one way to write a file."""
 
+import contextlib
 import os
 import uuid
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent  # the checkout
+PACKAGE = Path(__file__).resolve().parent
+PUBLISHED = PACKAGE / "published"  # the paper's networks and numbers
+ROOT = PACKAGE.parent  # the checkout, where there is one
 NOTEBOOKS = ROOT / "notebooks"
-FIGURES = Path(os.environ.get("FREDIST_FIGURES") or ROOT / "paper_figures").absolute()
 RESULTS = ROOT / "results"  # shipped records
-PUBLISHED = Path(__file__).resolve().parent / "published"  # the paper's numbers
+
+
+def in_checkout() -> bool:
+    """Return whether fredist runs from its checkout rather than installed as a wheel."""
+    return (ROOT / "pyproject.toml").is_file() and NOTEBOOKS.is_dir()
+
+
+def need_checkout(what: str) -> None:
+    """Raise an error that names the way out, unless there is a checkout for `what` to work on."""
+    if not in_checkout():
+        raise RuntimeError(
+            f"expected a checkout of fredist for {what}, got an installed package without "
+            "notebooks: clone the repository and run it there; create_model, compare and training "
+            "work without"
+        )
+
+
+def folder(variable: str, default: Path) -> Path:
+    """Return the folder that an environment variable names, else the default.
+
+    One rule for all of fredist's folders: `~` is the user's home, and a relative name is made
+    absolute at the first reading, for this process and its children (notebooks run elsewhere).
+    It is made, with its parents, when something is written into it.
+
+    Examples
+    --------
+    >>> folder("FREDIST_NOWHERE", Path("/tmp/default")).as_posix()
+    '/tmp/default'
+    """
+    if not os.environ.get(variable):
+        return default.absolute()
+    path = Path(os.environ[variable]).expanduser().absolute()
+    os.environ[variable] = str(path)
+    return path
+
+
+def _home(variable: str, usual: str) -> Path:
+    return Path(os.environ.get(variable) or usual).expanduser() / "fredist"
+
+
+def cache_folder() -> Path:
+    """Return FREDIST_CACHE, by default in the user's cache: what can be made again."""
+    return folder("FREDIST_CACHE", _home("XDG_CACHE_HOME", "~/.cache"))
+
+
+def data_folder() -> Path:
+    """Return FREDIST_DATA, by default in the user's cache: the data sets."""
+    return folder("FREDIST_DATA", cache_folder() / "data")
 
 
 def runs_folder() -> Path:
-    """Return the folder of the user's own records: FREDIST_RUNS, by default `runs/`."""
-    folder = Path(os.environ.get("FREDIST_RUNS") or ROOT / "runs").absolute()
-    os.environ["FREDIST_RUNS"] = str(folder)  # notebooks run from another folder
-    return folder
+    """Return FREDIST_RUNS, the user's own records: by default the checkout's `runs/`."""
+    installed = _home("XDG_DATA_HOME", "~/.local/share") / "runs"  # never into site-packages
+    return folder("FREDIST_RUNS", ROOT / "runs" if in_checkout() else installed)
 
 
 def unfinished_folder() -> Path:
@@ -23,12 +71,39 @@ def unfinished_folder() -> Path:
     return runs_folder() / "unfinished"
 
 
+def figures_folder() -> Path:
+    """Return FREDIST_FIGURES: by default the checkout's `paper_figures/`."""
+    installed = Path.cwd() / "paper_figures"
+    return folder("FREDIST_FIGURES", ROOT / "paper_figures" if in_checkout() else installed)
+
+
+def make_absolute() -> None:
+    """Settle every folder that the environment names, before a child runs somewhere else."""
+    for name in ("CACHE", "DATA", "RUNS", "FIGURES", "LOCKS"):
+        folder(f"FREDIST_{name}", Path())
+
+
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file that appears only complete, whatever stops the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    """Write a file that appears only complete, whatever stops the process or the machine.
+
+    Raises `OSError` naming the path; a full disk leaves what was there before.
+    """
+    data = content.encode() if isinstance(content, str) else content
     sibling = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        sibling.write_bytes(content.encode() if isinstance(content, str) else content)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(sibling, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())  # or a power cut leaves the name without the bytes
         os.replace(sibling, path)
+        with contextlib.suppress(OSError):  # a system that opens or syncs no folders
+            descriptor = os.open(path.parent, os.O_RDONLY)
+            os.fsync(descriptor)
+            os.close(descriptor)
+    except OSError as error:
+        hint = ": make room on the disk" if error.errno == 28 else ""
+        said = f"{error.strerror}{hint}; nothing of it was kept"
+        raise OSError(error.errno, said, str(path)) from error
     finally:
         sibling.unlink(missing_ok=True)

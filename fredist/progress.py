@@ -1,12 +1,14 @@
 """How long work shows that it moves: a bar for people, plain lines for logs."""
 
 import os
+import shutil
 import sys
 from collections.abc import Iterable
+from pathlib import Path
 
 from tqdm import tqdm
 
-PLAIN = "FREDIST_PLAIN"  # set where output is a log: no bar, one line per finished run
+PLAIN = "FREDIST_PLAIN"  # set where output is a log: lines, no bar
 
 
 def is_plain() -> bool:
@@ -16,20 +18,24 @@ def is_plain() -> bool:
     return bool(os.environ.get(PLAIN)) or not interactive
 
 
-def bar(iterable: Iterable | None = None, total: int | None = None, label: str = "") -> tqdm:
-    """Return a progress bar on standard output (notebooks keep their standard error empty).
+def bar(
+    iterable: Iterable | None = None, total: int | None = None, label: str = "", **options
+) -> tqdm:
+    """Return a progress bar on standard output, whose label says what it counts.
 
     Examples
     --------
-    >>> list(bar([1, 2], label="silent where it is not read"))
+    >>> list(bar([1, 2], label="shards"))
     [1, 2]
     """
-    return tqdm(iterable, label, total, leave=False, file=sys.stdout, disable=is_plain(), ncols=90)
+    width, height = shutil.get_terminal_size((90, 24))  # some terminals say 0, and show nothing
+    options = {"ncols": width, "nrows": height, "leave": False, "disable": is_plain()} | options
+    return tqdm(iterable, label, total, file=sys.stdout, **options)
 
 
-def say(shown: tqdm, line: str) -> None:
-    """Print a line where a bar is shown, or a plain one."""
-    if is_plain():
+def say(shown: tqdm | None, line: str) -> None:
+    """Print a line at once, above the bar where one is shown."""
+    if shown is None or shown.disable:
         print(line, flush=True)
     else:
         shown.write(line)
@@ -46,3 +52,9 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def readable(path: Path) -> str:
+    """Return a path as it is found from here: relative below this folder, else absolute."""
+    path, here = path.absolute(), Path.cwd()
+    return str(path.relative_to(here) if path.is_relative_to(here) else path)

@@ -1,75 +1,116 @@
 """Readers of image sets: one short function per format, each yielding the same kind of rows."""
 
-from __future__ import annotations
-
+import hashlib
+import io
 import json
+import os
 import pickle
 import re
 import tarfile
 import zipfile
 from collections.abc import Callable, Collection, Iterator
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 
 # What a reader yields: train or test, class name, image file or (H, W, 3) pixels, where it is.
 Row = tuple[str, str, bytes | np.ndarray, str]
-IMAGES = (".jpeg", ".jpg", ".png", ".webp", ".bmp")
+
+SPLITS = {"train": "train", "test": "test", "val": "val", "valid": "val", "validation": "val"}
+SUFFIXES = (".jpeg", ".jpg", ".png", ".webp", ".bmp", ".ppm", ".pgm")
+# Named, for Pillow would try every decoder it has, and EPS starts Ghostscript.
+FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")
 
 
 class DataError(ValueError):
     """A file is wrong, damaged or incomplete; says which, what was expected and what to do."""
 
-    def __init__(self, what: object, expected: object, got: object):
-        super().__init__(
-            f"{what}: expected {expected}, got {got}. Delete it and get the data set again: "
-            "`make data`, or a copy from where it came."
-        )
+    def __init__(self, what: object, expected: str, got: object):
+        advice = "get a whole copy of it, or let FREDIST_DATA name another folder"
+        super().__init__(f"{what}: expected {expected}, got {got}; {advice}")
 
 
-def parquet_files(root: Path) -> list[Path]:
-    """Return the splits' parquet files: in the folder, or where the hub has them."""
-    for sub in ("", "plain_text", "data"):
-        files = sorted((root / sub).glob("*.parquet"))
-        if files := [file for file in files if file.name.startswith(("train", "test", "val"))]:
-            return files
-    return []
+def md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+def walk(folder: Path, depth: int = 4, above: tuple[str, ...] = ()) -> Iterator[Path]:
+    """Yield the files of a tree in order of name: links are followed, hidden names left out."""
+    real = os.path.realpath(folder)
+    if depth and os.path.isdir(real) and real not in above:  # a link may lead to where it lies
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and path.name[0] != ".":  # ._x.png, or a broken link
+                yield path
+            elif path.name[0] != ".":  # .ipynb_checkpoints, the hub's .cache
+                yield from walk(path, depth - 1, (*above, real))
+
+
+def _labelled(found: dict[str, list]) -> dict[str, list]:
+    """Return what there is of train and test, which is validation where test has no labels."""
+    if "val" in found:
+        found["test"] = found.pop("val")
+    return found
+
+
+def parquet_files(root: Path) -> dict[str, list[Path]]:
+    """Return the parquet files of a data set below `root` by split, train and test."""
+    found: dict[str, list[Path]] = {}
+    for path in walk(root, 3):
+        # The file's name tells its split, or its folder's does: train/0000.parquet.
+        words = (*re.split("[^a-z]+", path.stem.lower()), path.parent.name)
+        split = next((SPLITS[word] for word in words if word in SPLITS), None)
+        if split and path.suffix.lower() == ".parquet":
+            found.setdefault(split, []).append(path)
+    return _labelled(found)
 
 
 def read_parquet(root: Path) -> Iterator[Row]:
-    """Yield the images of a folder of parquet files in the hub's layout."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+    """Yield the images of parquet files in the hub's layouts."""
+    for split, files in parquet_files(root).items():
+        shards = re.search(r"-of-(\d+)", files[0].name)
+        if shards and int(shards[1]) != len(files):
+            names = ", ".join(file.name for file in files)
+            raise DataError(files[0].parent, f"{int(shards[1])} parquet files of {split}", names)
+        for file in files:
+            yield from _parquet_rows(split, file)
+
+
+def _parquet_rows(split: str, file: Path) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
-    files = parquet_files(root)
-    for file in files:
-        start, of, total = file.name.partition("-of-")
-        for i in range(int(total[:5]) if of else 0):
-            shard = f"{start[:-5]}{i:05d}-of-{total[:5]}"
-            if not any(other.name.startswith(shard) for other in files):
-                raise DataError(root, f"the file {shard}.parquet too", f"{len(files)} files")
-        try:
-            table = pq.read_table(file)
-            image = next(c for c in ("img", "image") if c in table.column_names)
-            label = next(c for c in ("fine_label", "label") if c in table.column_names)
-            images = pc.struct_field(table[image], "bytes").to_pylist()
-        except (pa.ArrowException, OSError, StopIteration) as error:
-            expected = "a parquet file with columns img or image (bytes, path), label or fine_label"
-            raise DataError(file, expected, repr(error)) from error
-        features = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
-        names = features.get("info", {}).get("features", {}).get(label, {}).get("names")
-        split = "train" if file.name.startswith("train") else "test"
-        for i, (image, k) in enumerate(zip(images, table[label].to_pylist(), strict=True)):
-            yield split, names[k] if names else f"{k:03d}", image, f"row {i} of {file}"
+    try:
+        table = pq.read_table(file, partitioning=None)
+        image = next(c for c in ("img", "image") if c in table.column_names)
+        label = next(c for c in ("fine_label", "label") if c in table.column_names)
+        images = [v["bytes"] if isinstance(v, dict) else v for v in table[image].to_pylist()]
+        # The hub's library keeps the class names in the schema.
+        known = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+        names = known.get("info", {}).get("features", {}).get(label, {}).get("names")
+        if names is not None and [*dict.fromkeys(map(str, names))] != names:
+            raise ValueError(f"the class names {names}")
+    except Exception as error:  # whatever decoders of damaged files raise
+        expected = "a parquet file with columns img or image (bytes, path), label or fine_label"
+        expected += ", and a list of class names or nothing in its metadata"
+        raise DataError(file, expected, str(error)[:200] or "others") from error
+    names = names or [f"{k:03d}" for k in range(1000)]
+    expected = f"bytes in column {image}, an integer from 0 to {len(names) - 1} in {label}"
+    for i, (content, k) in enumerate(zip(images, table[label].to_pylist(), strict=True)):
+        if not (isinstance(content, bytes) and type(k) is int and 0 <= k < len(names)):
+            raise DataError(f"row {i} of {file}", expected, f"{content!r:.40} and {k!r:.40}")
+        yield split, names[k], content, f"row {i} of {file}"
 
 
-def read_cifar(path: Path) -> Iterator[Row]:
-    """Yield the images of an official CIFAR archive, whose checksum must have been verified."""
+def read_archive(path: Path) -> Iterator[Row]:
+    """Yield the images of an official archive, whose checksum must have been verified."""
+    if path.suffix == ".zip":  # Tiny-ImageNet's, in one top folder, which plays no part
+        with zipfile.ZipFile(path) as archive:
+            inside = {n.partition("/")[2]: n for n in archive.namelist() if n[-1] != "/"}
+            yield from _tree(inside, lambda name: archive.read(inside[name]), path)
+        return
     content, wanted = {}, r"data_batch_\d|test_batch|train|test|meta|batches\.meta"
     with tarfile.open(path) as archive:
         for member in archive:
-            if re.fullmatch(wanted, stem := PurePosixPath(member.name).name):
+            if re.fullmatch(wanted, stem := member.name.rpartition("/")[2]):
                 content[stem] = pickle.load(archive.extractfile(member), encoding="bytes")
     meta = content.pop("meta", None) or content.pop("batches.meta")
     names = meta.get(b"fine_label_names") or meta[b"label_names"]
@@ -79,30 +120,81 @@ def read_cifar(path: Path) -> Iterator[Row]:
             yield "test" if "test" in stem else "train", names[k].decode(), image, f"{path}"
 
 
-def read_zip(path: Path) -> Iterator[Row]:
-    """Yield the images of Tiny-ImageNet's official archive."""
-    with zipfile.ZipFile(path) as archive:
-        # All is inside one top folder, which plays no part.
-        inside = {n.partition("/")[2]: n for n in archive.namelist() if not n.endswith("/")}
-        yield from _tree(inside, lambda name: archive.read(inside[name]), path)
-
-
 def read_folders(root: Path) -> Iterator[Row]:
     """Yield the images of a tree ``<train|test|val>/<class>/...``."""
-    names = [p.relative_to(root).as_posix() for p in root.glob("*/**/*") if p.is_file()]
+    names = [path.relative_to(root).as_posix() for path in walk(root)]
     yield from _tree(names, lambda name: (root / name).read_bytes(), root)
 
 
 def _tree(names: Collection[str], read: Callable[[str], bytes], root: Path) -> Iterator[Row]:
     """Yield the images among the files `names` of a tree, by the number in the file's name."""
-    annotated = {}  # Tiny-ImageNet's validation images lie in one folder, next to a table
-    if (table := "val/val_annotations.txt") in names:
-        rows = (line.split("\t") for line in read(table).decode().splitlines())
-        annotated = {f"val/images/{row[0]}": row[1] for row in rows}
-    # Tiny-ImageNet's own test images have no labels: a validation folder goes before test.
-    tops = ("train/", "val" if any(name.startswith("val") for name in names) else "test/")
-    images = [name for name in names if name.startswith(tops) and name.lower().endswith(IMAGES)]
-    # n01443537_12.JPEG has the number 12.
-    for name in sorted(images, key=lambda n: (int("0" + re.search(r"(\d*)\.\w+$", n)[1]), n)):
-        split = "train" if name.startswith("train/") else "test"
-        yield split, annotated.get(name, name.split("/")[1]), read(name), f"{name} in {root}"
+    # Tiny-ImageNet's validation images lie in one folder, next to a table.
+    flat, table, classes = "val/images/", "val/val_annotations.txt", {}
+    if table in names:
+        lines = read(table).decode(errors="replace").splitlines()
+        classes = {
+            flat + line.split("\t")[0]: line.split("\t")[1] for line in lines if "\t" in line
+        }
+    found: dict[str, list[tuple]] = {}
+    for name in names:
+        split, *inside = name.split("/")
+        # A stray file, or an image outside the class folders, is no image of the set.
+        if split in SPLITS and len(inside) > 1 and name.lower().endswith(SUFFIXES):
+            number = re.search(r"(\d*)\.\w+$", name)[1]  # 12 of n01443537_12.JPEG
+            found.setdefault(SPLITS[split], []).append((int(number or 0), name, inside[0]))
+    for split, files in _labelled(found).items():
+        for _, name, folder in sorted(files):
+            if classes and name.startswith(flat) and name not in classes:
+                raise DataError(f"{name} in {root}", f"a line about it in {table}", "none")
+            yield split, classes.get(name, folder), read(name), f"{name} in {root}"
+
+
+def read_digits(_: Path) -> Iterator[Row]:
+    """Yield scikit-learn's bundled digits, which need no network; 36 of each are for testing."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    # Grey 0..16 to 0..255, each pixel 4x4 times: in integers, hence equal with every version.
+    grey = ((bunch.images.astype(np.int64) * 255 + 8) // 16).astype(np.uint8)
+    images = np.repeat(grey.repeat(4, axis=1).repeat(4, axis=2)[..., None], 3, axis=3)
+    # Chosen by hash: the streams of random generators may change between versions.
+    order = sorted(range(len(images)), key=lambda i: hashlib.sha256(images[i].tobytes()).digest())
+    for k in range(10):
+        for rank, i in enumerate(i for i in order if bunch.target[i] == k):
+            yield "test" if rank < 36 else "train", str(k), images[i], f"digit {i}"
+
+
+def pixels(file: bytes, where: str, size: int) -> np.ndarray:
+    """Return the pixels (size, size, 3) in uint8 that an image file shows, in whatever mode."""
+    from PIL import Image
+
+    try:
+        with Image.open(io.BytesIO(file), formats=FORMATS) as image:
+            if image.size != (size, size) or image.mode == "F":  # known before it is decoded
+                raise ValueError(f"{image.width}x{image.height} pixels of mode {image.mode}")
+            if image.mode.startswith("I"):  # 16 bits, which `convert` clips to white
+                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+            rgba = np.asarray(image.convert("RGBA"))
+        if rgba[..., 3].min() < 255:
+            raise ValueError("transparent pixels, which have no colour of their own")
+    except Exception as error:  # whatever decoders of damaged files raise
+        expected = f"an image file ({', '.join(FORMATS)}), opaque and of {size}x{size} pixels"
+        raise DataError(where, expected, error) from error
+    return rgba[..., :3]
+
+
+def canonical(rows: list[tuple], size: int, progress: Callable, label: str) -> tuple:
+    """Return images (N, 3, H, W), labels (N,) and digests of rows (label, image, where), in order.
+
+    By label, then by SHA-256 of the pixels (H, W, 3), or of a JPEG file, whose decoders may differ
+    in the last bit: within a label hence a fixed random order, which `subset` relies on.
+    """
+    images, keys = np.empty((len(rows), 3, size, size), np.uint8), []
+    # One by one: 0.1 ms an image, and threads were measured not to help.
+    for i, (k, image, where) in enumerate(progress(rows, len(rows), label)):
+        decoded = image if isinstance(image, np.ndarray) else pixels(image, where, size)
+        is_jpeg = decoded is not image and image.startswith(b"\xff\xd8")
+        keys.append((k, hashlib.sha256(image if is_jpeg else decoded.tobytes()).digest(), i))
+        images[i] = decoded.transpose(2, 0, 1)
+    labels, digests, order = zip(*sorted(keys), strict=True)
+    return images[list(order)], np.array(labels, np.int64), b"".join(digests)

@@ -1,176 +1,170 @@
-"""Tables as text, Markdown and LaTeX, and the paper's own numbers to set beside them."""
+"""A table as text, Markdown and LaTeX, and where its numbers come from, for any terminal.
 
-import io
+Markdown and LaTeX are written here: pandas' own need a package each, and escape no caption.
+"""
+
+import codecs
+import sys
 import textwrap
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TextIO
 
 import pandas as pd
 
-from . import paths
-from .templates import TEMPLATES
+from .paper import Choices, choose
+from .paths import figures_folder, write_whole
+from .recipes import differences
+from .records import Store
 
-TEMPLATE_LABELS = {
-    "base": "Base",
-    "reverse": "Reverse-Base",
-    "uniform": "Uniform",
-    "quadratic": "Quadratic",
-    "negative_quadratic": "Negative-Quadratic",
-}
-DASH = "–"
-INDENT = "\u2003"  # before the label of a further row of one network
+_PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "’": "'", "…": "..."}
+_LATEX = {c: f"\\{c}" for c in "&%#_${}"} | {
+    "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
+    "<": "$<$", ">": "$>$", "–": "--", "×": r"$\times$", "*": r"\textasteriskcentered{}",
+}  # fmt: skip
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Table:
-    """A table: its numbers, and the same as text in two layouts.
+    """A table, which a notebook shows as one and a terminal as lines of at most 100 characters."""
 
-    `frame` has one row for each network and every number: the CSV. `lines` has the same rows as
-    text, for a terminal; `grid` is the paper's layout, a column for each template.
-    """
-
-    number: int
+    name: str
     caption: str
-    note: str  # where the numbers come from
-    frame: pd.DataFrame
-    lines: pd.DataFrame
-    grid: pd.DataFrame
+    note: str  # where the numbers come from, and what stays open
+    frame: pd.DataFrame  # the numbers, for a CSV
+    grid: pd.DataFrame  # their text; two levels of rows, and the paper's columns named "Template"
 
+    def __repr__(self) -> str:
+        return to_text(self)
 
-def published(table: int) -> pd.DataFrame:
-    """Return the paper's numbers of a table, one row each, doubtful ones marked.
+    def _repr_markdown_(self) -> str:
+        return to_markdown(self)
 
-    A number is doubtful where the paper's text lost a digit or its decimal point.
-
-    Examples
-    --------
-    >>> published(1).query("model == 'vgg19' and template == 'quadratic'").value.tolist()
-    [94.18, 73.55]
-    """
-    wide = pd.read_csv(paths.PUBLISHED / f"table{table}.csv")
-    keys = [column for column in wide.columns if column not in TEMPLATES]
-    long = wide.melt(keys, list(TEMPLATES), "template", "value")
-    doubtful = pd.read_csv(paths.PUBLISHED / "doubtful.csv").query("table == @table")
-    on = [column for column in ("dataset", "model", "template") if column in long.columns]
-    if "quantity" in long.columns and "dataset" not in long.columns:
-        on.append("quantity")
-    marked = long.merge(doubtful[on].assign(doubtful=True), how="left", on=on)
-    return marked.assign(doubtful=marked["doubtful"].eq(True))
-
-
-def number(value: float | None, digits: int = 2, doubtful: bool = False) -> str:
-    """Return a number as text, a dash for none; doubtful ones of the paper have a mark.
-
-    Examples
-    --------
-    >>> number(94.18, doubtful=True), number(None)
-    ('94.18?', '–')
-    """
-    return DASH if pd.isna(value) else f"{value:,.{digits}f}{'?' if doubtful else ''}"
-
-
-def spread(mean, low, high, n: int, digits: int = 2) -> str:
-    """Return a mean with its range and number of runs.
-
-    Examples
-    --------
-    >>> spread(50, 40, 60, 3), spread(50, 50, 50, 1)
-    ('50.00 [40.00–60.00] (3)', '50.00 (1)')
-    """
-    if not n:
-        return DASH
-    between = f" [{low:.{digits}f}{DASH}{high:.{digits}f}]" if n > 1 else ""
-    return f"{mean:.{digits}f}{between} ({n})"
+    def rows(self) -> list[list[str]]:
+        """Return the header and the rows; what a block of rows has in common stands once."""
+        grid = self.grid.reset_index()
+        first = grid.columns[0]
+        grid[first] = grid[first].mask(grid[first].duplicated(), "")
+        names = [name or "" for name in self.grid.index.names]
+        return [[*names, *self.grid.columns], *grid.to_numpy().tolist()]
 
 
 def to_text(table: Table) -> str:
-    """Return a table as plain lines of at most 100 characters, one network each."""
-    lines = table.lines.astype(str)
-    widths = [max(map(len, [name, *lines[name]])) for name in lines.columns]
-
-    def line(cells):
-        # The first two columns name the network; numbers stand right.
-        pairs = enumerate(zip(cells, widths, strict=True))
-        return "  ".join(c.ljust(w) if i < 2 else c.rjust(w) for i, (c, w) in pairs).rstrip()
-
-    rows = [line(row) for row in lines.itertuples(index=False)]
-    said = [*textwrap.wrap(table.caption, 88), *textwrap.wrap(table.note, 88)]
-    return "\n".join([*said, "", line(lines.columns), *rows])
+    """Return a table as lines for a terminal: of the paper's layout, one for each network."""
+    grid = table.grid
+    if grid.columns.name == "Template" and len(grid):
+        grid = pd.concat({block: grid.loc[block].T for block in grid.index.unique(0)})
+    grid = grid.rename_axis(index=[None, None], columns=None)
+    said = [textwrap.fill(text, 88) for text in (f"{table.name}. {table.caption}", table.note)]
+    lines = "\n".join([*said, "", grid.to_string(line_width=100)]).splitlines()
+    return "\n".join(line.rstrip() for line in lines)
 
 
 def to_markdown(table: Table) -> str:
     """Return a table in the paper's layout as Markdown."""
-    header = [table.grid.index.name, *table.grid.columns]
-    rows = [[label, *cells] for label, *cells in table.grid.itertuples()]
-    body = "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
-    return f"**Table {table.number}.** {table.caption}\n\n{body}\n\n{table.note}\n"
+    header, *rows = table.rows()
+    lines = ["| " + " | ".join(map(_markdown, row)) + " |" for row in (header, *rows)]
+    lines.insert(1, "|" + " --- |" * len(header))
+    said = [f"**{table.name}.** {_markdown(table.caption)}", "\n".join(lines)]
+    return "\n\n".join([*said, _markdown(table.note)]) + "\n"
+
+
+def _markdown(text: str) -> str:
+    return "".join(f"\\{c}" if c in "\\`*_|<$~" else c for c in text)
 
 
 def to_latex(table: Table) -> str:
     r"""Return a table in the paper's layout as LaTeX; it needs booktabs and adjustbox."""
-    header = [table.grid.index.name, *table.grid.columns]
-    rows = [[label, *cells] for label, *cells in table.grid.itertuples()]
-    first, *rest = (" & ".join(map(escape, row)) + r" \\" for row in [header, *rows])
-    return "\n".join(
-        [
-            r"\begin{table*}",
-            r"\centering",
-            rf"\caption{{{escape(table.caption)}}}",
-            r"\begin{adjustbox}{max width=\textwidth}",
-            rf"\begin{{tabular}}{{l{'c' * len(table.grid.columns)}}}",
-            r"\toprule",
-            first,
-            r"\midrule",
-            *rest,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{adjustbox}",
-            "",
-            rf"\smallskip\parbox{{\textwidth}}{{\footnotesize {escape(table.note)}}}",
-            r"\end{table*}",
-            "",
-        ]
-    )
+    header, *rows = (" & ".join(map(_latex, row)) + r" \\" for row in table.rows())
+    rows = [rf"\addlinespace {row}" if i and row[0] != " " else row for i, row in enumerate(rows)]
+    body = "\n".join([header, r"\midrule", *rows])
+    return rf"""\begin{{table*}}\centering
+\caption{{{_latex(table.caption)}}}
+\begin{{adjustbox}}{{max width=\textwidth}}
+\begin{{tabular}}{{ll{"c" * len(table.grid.columns)}}}\toprule
+{body}
+\bottomrule\end{{tabular}}\end{{adjustbox}}
+
+\smallskip\parbox{{\textwidth}}{{\footnotesize {_latex(table.note)}}}
+\end{{table*}}
+"""
 
 
-def save(tables: Sequence[Table], name: str, folder: Path) -> None:
-    """Write tables as `<name>.csv`, `.md` and `.tex` into a folder, each whole or not at all."""
-    frame = pd.concat([table.frame for table in tables])
-    paths.write_whole(folder / f"{name}.csv", frame.to_csv(index=False, float_format="%.4f"))
-    paths.write_whole(folder / f"{name}.md", "\n".join(map(to_markdown, tables)))
-    paths.write_whole(folder / f"{name}.tex", "\n".join(map(to_latex, tables)))
+def _latex(text: str) -> str:
+    return "".join(_LATEX.get(c) or plain(c) for c in text)
 
 
-def picture(table: Table, path: Path) -> None:
-    """Draw the text of a table as a PNG."""
-    import matplotlib.pyplot as plt  # slow to import, and needed here only
-
-    text = to_text(table)
-    rows = text.count("\n") + 1
-    figure = plt.figure(figsize=(8.2, 0.18 * rows + 0.3), dpi=150)
-    figure.text(0.02, 0.98, text, family="monospace", fontsize=8.5, va="top")
-    buffer = io.BytesIO()
-    figure.savefig(buffer, bbox_inches="tight", metadata={"Software": None})
-    plt.close(figure)
-    paths.write_whole(path, buffer.getvalue())
+def plain(text: str, encoding: str = "ascii") -> str:
+    """Return text with a plain character for each that an encoding lacks."""
+    return text.encode(encoding, "fredist.plain").decode(encoding)
 
 
-def escape(text: str) -> str:
-    r"""Return text as LaTeX.
+def _nearest(error: UnicodeEncodeError) -> tuple[str, int]:
+    c = error.object[error.start]
+    near = unicodedata.normalize("NFKD", c).encode("ascii", "ignore").decode()
+    return _PLAIN.get(c) or near or "?", error.start + 1
+
+
+codecs.register_error("fredist.plain", _nearest)
+
+
+def say_text(text: object, file: TextIO | None = None) -> None:
+    """Print a table or other text to a terminal of any encoding."""
+    file = file or sys.stdout
+    print(plain(str(text), getattr(file, "encoding", None) or "utf-8"), file=file, flush=True)
+
+
+def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
+    """Return where a data set's accuracies come from, and how they are not the paper's.
 
     Examples
     --------
-    >>> escape("45% of 1–2")
-    '45\\% of 1--2'
+    >>> from fredist.results import collect
+    >>> chosen = choose("table1", "smoke", datasets="cifar10")
+    >>> provenance(chosen, collect(chosen, Store([])), "cifar10").split(".")[0]
+    "Profile smoke (a few minutes' rehearsal): 0 of 20 runs"
     """
-    for character in "&%#_$":
-        text = text.replace(character, f"\\{character}")
-    for character, latex in {
-        DASH: "--",
-        "·": r"\textperiodcentered{}",
-        "×": r"$\times$",
-        INDENT: r"\quad ",
-    }.items():
-        text = text.replace(character, latex)
-    return text.replace("<", r"$<$").replace(">", r"$>$").replace("^", r"\textasciicircum{}")
+    profile = choices.profile
+    part = frame.query("dataset == @dataset and quantity == 'top1_last'")
+    devices = sorted(set("; ".join(part["device"]).split("; ")) - {""})
+    trained = f", trained on {' and '.join(devices)}" if devices else ""
+    runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
+    said = [f"Profile {choices.profile_name} ({profile.label}): {runs}{trained}."]
+    if dataset == "digits":
+        said.append("The images are scikit-learn's handwritten digits, none of the paper's sets.")
+    if changes := differences(profile, choices.experiment.tiny):
+        said.append(f"Unlike the author's released code: {'; '.join(changes)}.")
+    deterministic = "Training is deterministic, which the author's is not."
+    said.append(deterministic if profile.protocol else "Not the paper's protocol.")
+    if low := (part["value"] < part["chance"]).sum():
+        said.append(f"{low} of {len(part)} are at chance (*): they say nothing.")
+    return " ".join(said)
+
+
+def best_profile(name: str, dataset: str, store: Store, profiles: Sequence[str]) -> str | None:
+    """Return the first profile that has all of an experiment's runs of a data set at seed 0."""
+    for profile in profiles:
+        if all(map(store.find, choose(name, profile, datasets=dataset, seeds=[0]).runs())):
+            return profile
+    return None
+
+
+def save(tables: Sequence[Table], choices: Choices, folder: Path | None = None) -> list[Path]:
+    """Write tables as one `.csv`, `.md` and `.tex` into the profile's folder; return the paths."""
+    pages = {"md": "\n".join(map(to_markdown, tables)), "tex": "\n".join(map(to_latex, tables))}
+    return write_all(choices, pd.concat([table.frame for table in tables]), pages, folder)
+
+
+def write_all(
+    choices: Choices, frame: pd.DataFrame, files: Mapping, folder: Path | None
+) -> list[Path]:
+    """Write a frame as CSV, and files by suffix, named by what was chosen; return the paths."""
+    csv = frame.to_csv(index=False, float_format="%.10g", lineterminator="\n")
+    folder, paths = folder or figures_folder() / choices.profile_name, []
+    for kind, content in {"csv": csv, **files}.items():
+        # A part of an experiment has a suffix of its own: it never overwrites the whole.
+        paths.append(folder / f"{choices.name}{choices.suffix}.{kind}")
+        write_whole(paths[-1], content)
+    return paths

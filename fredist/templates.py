@@ -5,22 +5,15 @@ total F = sum(f) over the D layers anew. Everything is solved in exact rationals
 at the very end, so that mirrored layers stay mirrored and no float decides a tie.
 """
 
-import operator
-from collections.abc import Iterable, Mapping, Sequence, Set
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence, Set
 from fractions import Fraction
-from math import floor, isfinite
-from numbers import Rational, Real
+from math import floor
+from numbers import Rational
+
+from .checks import check_choice, check_flag, check_integer, check_number
 
 TEMPLATES = ("base", "reverse", "uniform", "quadratic", "negative_quadratic")
-CONVENTIONS = ("equations", "published")
-
-# What the printed parameter counts need beyond the text's equations. The quadratic's ends are
-# capped at the largest layer, except in Inception (by the means of its modules' sizes, or by its
-# modules' output channels), whose printed count lies away from the capped network; and
-# ResNet-50's uniform is the bare number 200 where F / D is 240.
-_UNCAPPED = {(256, 480, 512, 512, 512, 528, 832, 832, 1024)}
-_PUBLISHED_UNIFORM = {(64, 128, 256, 512): 200}
+VERTICES = ("half", "middle")
 
 
 def apply_template(
@@ -28,40 +21,19 @@ def apply_template(
     template: str,
     width: float = 1.0,
     *,
-    convention: str = "equations",
     keep_total: bool = False,
     round_to: int | None = None,
+    vertex: str = "half",
 ) -> tuple[int, ...]:
     """Return the redistributed filters: the template's solution times `width`, rounded half up.
 
-    Implements the four templates of section 3 (`base` leaves the list as it is) and the width
-    multiplier, which scales the new list proportionally.
+    The width is read as the decimal that is written: 0.7 means 7/10. No layer gets less than one
+    filter. `keep_total` keeps the sum at exactly round(width * F) by the largest-remainder method,
+    at the price of mirror symmetry by up to one filter; `round_to` rounds to multiples.
 
-    Parameters
-    ----------
-    filters : (D,) integers of at least 1
-        Filters per layer of the known network. The parabolas need D >= 3.
-    template : {"base", "reverse", "uniform", "quadratic", "negative_quadratic"}
-    width : positive number
-        The width multiplier, read as the decimal that is written: 0.7 means 7/10.
-    convention : {"equations", "published"}
-        "equations" is the text to the letter. "published" is what the paper's parameter counts
-        imply: the quadratic's ends never exceed max(filters) (VGG-19's do), and ResNet-50's
-        uniform is 200 filters in each stage.
-    keep_total : bool
-        Keep the sum at exactly round(width * F) by the largest-remainder method, at the price of
-        mirror symmetry by up to one filter. By default each layer is rounded on its own.
-    round_to : int, optional
-        Round to multiples of this number (at least one multiple), for hardware that wants them.
-
-    Returns
-    -------
-    tuple of D integers, each at least 1.
-
-    Raises
-    ------
-    TypeError, ValueError
-        For anything that is not as described, saying what was expected and what arrived.
+    `vertex` is where the quadratic is f_min: "half", at the real number D / 2, as in the text, or
+    "middle", on the layer ceil(D / 2). They differ for odd D only, where D / 2 puts the middle
+    layer below f_min: a ValueError where it falls below one filter, before the width.
 
     Examples
     --------
@@ -70,94 +42,55 @@ def apply_template(
     >>> apply_template([64, 128, 256, 512], "quadratic", width=0.5)
     (208, 32, 32, 208)
     """
-    filters = check_filters(filters)
-    check_choice("convention", convention, CONVENTIONS)
-    check_flag("keep_total", keep_total)
-    values = solve(filters, template, **published_rule(filters, template, convention))
-    if keep_total and sum(values) != sum(filters):
-        raise ValueError(
-            f"keep_total keeps the total of {sum(filters)} filters, but the published {template} "
-            f"of {filters} has {sum(values)}; use convention='equations' or leave keep_total out"
-        )
+    values = solve(check_filters(filters), template, vertex=vertex)
     return round_filters(values, width, keep_total=keep_total, round_to=round_to)
 
 
 def solve(
-    filters: Sequence[Rational],
-    template: str,
-    *,
-    f_max: Rational | None = None,
-    level: Rational | None = None,
+    filters: Sequence[Rational], template: str, *, vertex: str = "half"
 ) -> tuple[Fraction, ...]:
-    """Return the template's exact, unrounded solution for `filters`, as D fractions.
+    """Return the template's exact, unrounded solution for D positive rationals.
 
-    Both parabolas are symmetric, so they are written f'_l = e + b q_l with q_l = (l - 1)(D - l):
-    e is the ends' value and sum(q) = D (D - 1)(D - 2) / 6. Two conditions then fix e and b, which
-    is the paper's three-equation system with f'_1 = f'_D already used.
-
-    Parameters
-    ----------
-    filters : (D,) positive rationals
-    template : one of `TEMPLATES`
-    f_max : rational, optional
-        Cap of the quadratic: where its ends would exceed it they are pinned to it, and the vertex
-        floats (NOT in the text; implied by the published counts of VGG-19).
-    level : rational, optional
-        A value for the uniform template in place of F / D.
+    Both parabolas are symmetric, so they are written f'(l) = e + b q(l) with q(l) = (l - 1)(D - l):
+    the paper's three equations with f'_1 = f'_D already used. The sum and f_min fix e and b.
 
     Examples
     --------
-    >>> [str(f) for f in solve([1, 2, 6], "uniform")]
-    ['3', '3', '3']
-    >>> [str(f) for f in solve([64, 96, 512, 512], "negative_quadratic")]
-    ['64', '528', '528', '64']
+    >>> [str(f) for f in solve([16, 16, 16, 64], "quadratic")]
+    ['40', '16', '16', '40']
     """
     check_choice("template", template, TEMPLATES)
-    f = tuple(Fraction(value) for value in filters)
-    _check_depth(f)
-    depth, total = len(f), sum(f)
+    check_choice("vertex", vertex, VERTICES)
+    if vertex != "half" and template != "quadratic":
+        raise ValueError(f"expected vertex={vertex!r} with the quadratic only, got {template}")
+    f = tuple(_fraction(value) for value in filters)
+    depth, total, least = len(f), sum(f), min(f)
     if template == "base":
         return f
     if template == "reverse":
         return f[::-1]
     if template == "uniform":
-        return (total / depth if level is None else Fraction(level),) * depth
+        return (total / depth,) * depth
     if depth <= 2:
         raise ValueError(
-            f"expected at least 3 layers for the {template} template, got {depth}: a parabola "
-            "through so few is not determined; use base, reverse or uniform"
+            f"expected at least 3 layers for a parabola, got {depth}: use base, reverse or uniform"
         )
     q = [(layer - 1) * (depth - layer) for layer in range(1, depth + 1)]
-    if template == "negative_quadratic":  # f'_1 = f'_D = f_min
-        ends = min(f)
-    else:  # f'_m = f_min at the middle layer m = ceil(D / 2), and so at both middles of an even D
-        middle = q[(depth + 1) // 2 - 1]
-        ends = min(f) - middle * (total - depth * min(f)) / (sum(q) - depth * middle)
-        if f_max is not None:
-            ends = min(ends, Fraction(f_max))
+    ends = least
+    if template == "quadratic":  # f'(l) = f_min at l = D / 2, or at l = ceil(D / 2)
+        at = Fraction(depth, 2) if vertex == "half" else (depth + 1) // 2
+        at_q = (at - 1) * (depth - at)
+        ends -= at_q * (total - depth * least) / (sum(q) - depth * at_q)
     bend = (total - depth * ends) / sum(q)
-    return tuple(ends + bend * value for value in q)
-
-
-def published_rule(
-    filters: tuple[int, ...], template: str, convention: str = "published"
-) -> dict[str, int]:
-    """Return what `convention` adds to `solve` for these filters: {} where nothing is added.
-
-    Examples
-    --------
-    >>> published_rule((64, 128, 256, 512), "uniform", "published")
-    {'level': 200}
-    >>> published_rule((64, 128, 256, 512), "uniform", "equations")
-    {}
-    """
-    if convention == "equations":
-        return {}
-    if template == "uniform" and filters in _PUBLISHED_UNIFORM:
-        return {"level": _PUBLISHED_UNIFORM[filters]}
-    if template == "quadratic" and filters not in _UNCAPPED:
-        return {"f_max": max(filters)}
-    return {}
+    result = tuple(ends + bend * value for value in q)
+    if min(result) < 1 <= least:
+        layer = result.index(min(result))
+        raise ValueError(
+            f"expected at least one filter in every layer, got {float(result[layer]):g} in layer "
+            f"{layer + 1} of {depth}: with f_min at D / 2 the quadratic's middle layer lies below "
+            'it; vertex="middle" puts f_min on the middle layer itself'
+        )
+    return result
 
 
 def round_filters(
@@ -171,129 +104,48 @@ def round_filters(
 
     Examples
     --------
-    >>> round_filters([Fraction(5, 2), 3, Fraction(1, 9)])
-    (3, 3, 1)
     >>> round_filters([37, 100], width=0.5, round_to=8)
     (16, 48)
     """
     factor = exact_width(width)
     check_flag("keep_total", keep_total)
-    scaled = [factor * Fraction(value) for value in values]
+    step = 1 if round_to is None else check_integer("round_to", round_to)
     if keep_total and round_to is not None:
         raise ValueError(
-            "expected keep_total or round_to, got both: multiples of "
-            f"{round_to} cannot also keep the total exactly; choose one"
+            "expected keep_total or round_to, got both: multiples cannot keep the total exactly"
         )
+    scaled = [factor * _fraction(value) for value in values]
     if keep_total:
         return _largest_remainder(scaled)
-    step = 1 if round_to is None else check_integer("round_to", round_to)
     return tuple(max(1, _half_up(value / step)) * step for value in scaled)
 
 
 def exact_width(width: float) -> Fraction:
-    """Return the width multiplier as the fraction that its decimal notation names.
-
-    Examples
-    --------
-    >>> exact_width(0.7)
-    Fraction(7, 10)
-    """
-    if isinstance(width, bool) or not isinstance(width, Real):
-        raise TypeError(f"expected a number as width, got {width!r}")
-    try:
-        good = isfinite(width) and width > 0
-    except OverflowError:
-        raise ValueError(
-            "expected a finite width above 0, got one beyond the largest float (1.8e308)"
-        ) from None
-    if not good:
-        raise ValueError(f"expected a finite width above 0, got {width!r}")
+    """Return the width multiplier as the fraction that its decimal notation names."""
+    check_number("width", width, above=True)
     # A float stands for the shortest decimal that names it: Fraction(0.7) lies below 7/10 and
     # would round 0.7 * 5 = 3.5 down.
-    return Fraction(width) if isinstance(width, Rational) else Fraction(str(width))
+    return _fraction(width) if isinstance(width, Rational) else Fraction(str(width))
 
 
-def check_filters(filters: Sequence[int], depth: int | None = None) -> tuple[int, ...]:
-    """Return `filters` as a tuple of integers, or raise an error that says what is wrong.
-
-    Examples
-    --------
-    >>> check_filters([64, 128])
-    (64, 128)
-    """
+def check_filters(
+    filters: Sequence[int], depth: int | None = None, most: int | None = None
+) -> tuple[int, ...]:
+    """Return `filters` as a tuple of integers, or raise an error that says what is wrong."""
     unordered = isinstance(filters, str | bytes | Set | Mapping)
     if unordered or not hasattr(filters, "__iter__"):
         raise TypeError(f"expected a list of filters per layer, got {filters!r}")
-    result = tuple(check_integer("filters", value) for value in filters)
-    _check_depth(result)
+    result = tuple(check_integer("filters", value, most=most) for value in filters)
+    if not result:
+        raise ValueError("expected at least one layer, got an empty list of filters")
     if depth is not None and len(result) != depth:
         raise ValueError(f"expected {depth} filters, one per layer, got {len(result)}: {result}")
     return result
 
 
-def check_choice(what: str, value: str, choices: Sequence[str]) -> None:
-    """Raise an error that lists `choices`, and the closest one, unless `value` is among them.
-
-    Examples
-    --------
-    >>> check_choice("template", "Reverse-Base", TEMPLATES)  # doctest: +ELLIPSIS
-    Traceback (most recent call last):
-    ValueError: unknown template 'Reverse-Base' (did you mean 'reverse'?); choose from base, ...
-    """
-    if not isinstance(value, str):
-        raise TypeError(
-            f"expected a string as {what}, got {value!r}; choose from {', '.join(choices)}"
-        )
-    if value not in choices:
-        raise ValueError(
-            f"unknown {what} {value!r}{closest(value, choices)}; choose from {', '.join(choices)}"
-        )
-
-
-def closest(value: str, choices: Iterable[str]) -> str:
-    """Return the hint that names the choice closest to `value`, or nothing where none is close.
-
-    Examples
-    --------
-    >>> closest("VGG-19", ["vgg19", "resnet50"])
-    " (did you mean 'vgg19'?)"
-    """
-    key = value.lower().replace("-", "_")
-    close = get_close_matches(key, choices, n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
-
-
-def check_flag(what: str, value: bool) -> None:
-    """Raise an error unless `value` is True or False: 1 and "no" would be taken for True."""
-    if not isinstance(value, bool):
-        raise TypeError(f"expected True or False as {what}, got {value!r}")
-
-
-def check_integer(what: str, value: int, least: int = 1) -> int:
-    """Return an integer of any kind as Python's own, or raise an error.
-
-    Examples
-    --------
-    >>> check_integer("num_classes", 10.0)
-    Traceback (most recent call last):
-    TypeError: expected an integer of at least 1 as num_classes, got 10.0
-    """
-    try:
-        if isinstance(value, bool):
-            raise TypeError
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(
-            f"expected an integer of at least {least} as {what}, got {value!r}"
-        ) from None
-    if number < least:
-        raise ValueError(f"expected an integer of at least {least} as {what}, got {number}")
-    return number
-
-
-def _check_depth(filters: tuple) -> None:
-    if not filters:
-        raise ValueError("expected at least one layer, got an empty list of filters")
+def _fraction(value: Rational) -> Fraction:
+    # In Python's own integers: NumPy's stay what they are inside a Fraction, and wrap around.
+    return Fraction(int(value.numerator), int(value.denominator))
 
 
 def _half_up(value: Fraction) -> int:

@@ -1,28 +1,27 @@
-"""The training loop: one run in, its results out, resumable after every epoch."""
+"""The training loop: one run in, its results out, continued after every epoch."""
 
-import ctypes
+import hashlib
+import io
 import os
-import platform
 import time
-import uuid
 import warnings
-from collections.abc import Callable, Iterable
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
+from math import inf, isfinite
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, cross_entropy
+from torch.nn.functional import cross_entropy
 
-from .augment import ResidentImages, channel_statistics, generator
+from .batches import ResidentImages, generator
 from .data import ImageSet, subset
-from .models import create_model
+from .device import choose_device, describe, numerics
+from .paths import write_whole
 from .recipes import Recipe
 from .runs import Run
 
-_EVAL_BATCH = 500
-_CPU_EVAL_BATCH = 100  # each core has a run of its own, and their memory is shared
+_EVALUATION_BATCH = {"cpu": 100, "cuda": 500}  # on a CPU each core has a run, all one memory
+_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
 class OutOfTime(Exception):
@@ -30,17 +29,7 @@ class OutOfTime(Exception):
 
 
 class Diverged(ArithmeticError):
-    """The loss or a weight is no longer a finite number."""
-
-
-@dataclass
-class Progress:
-    """What has been done of a run: filled epoch by epoch, saved in the checkpoint."""
-
-    epoch: int = 0
-    seconds: float = 0.0
-    sessions: int = 0
-    history: dict[str, list[float]] = field(default_factory=lambda: {"loss": [], "train_top1": []})
+    """The loss, a weight or a score is no longer a finite number."""
 
 
 def train(
@@ -49,23 +38,24 @@ def train(
     device: torch.device | str = "cpu",
     *,
     checkpoint: Path | None = None,
-    deadline: float = float("inf"),
+    deadline: float = inf,
     on_epoch: Callable[[int], None] = lambda epoch: None,
-) -> tuple[dict[str, float], Progress]:
-    """Train one run to its end and return its results and how it went.
+) -> tuple[dict[str, float], dict[str, list[float]], list[dict]]:
+    """Train one run to its end and return its results, its history and its sessions.
 
-    Section 4's experiment: SGD with a stepped learning rate, top-1 and top-5 accuracy on the whole
-    test split after the last epoch.
+    Section 4's experiment: SGD with a stepped learning rate; after every epoch top-1 and top-5
+    accuracy on the test images. Other images than the run's are a `ValueError`, and so is an epoch
+    whose last batch would have one image; `Diverged` names the epoch.
 
     Parameters
     ----------
     run : Run
     images : ImageSet
-        The data set as loaded; the run's reduction is applied here.
-    device : torch.device or str
+        The data set as loaded; the run's number of images is taken from it here.
     checkpoint : Path, optional
-        Written after every epoch, never half; where it exists the run continues from it, and ends
-        as it would have ended uninterrupted.
+        Written after every epoch, never half. Where it exists the run continues from it and ends
+        as it would have ended uninterrupted. One that is damaged is warned of and kept aside as
+        `<name>.damaged`, and the run starts anew.
     deadline : float
         As `time.monotonic()`; `OutOfTime` once it has passed.
     on_epoch : callable
@@ -74,286 +64,222 @@ def train(
     Returns
     -------
     results : dict
-        `test_top1`, `test_top5`, `train_top1` in percent (the last over the last epoch's augmented
-        images, as they were trained on), `test_images` and `train_images`.
-    progress : Progress
-        Seconds taken and the loss and training accuracy of each epoch.
+        `top1_last`, `top5_last` and `top1_best` on the test images, in percent; the best epoch is
+        selected on them, as the paper's was. With `evaluate_train` also `train_top1_last` and
+        `train_top1_best`, on the training images as test images are taken. `params`, `macs`,
+        `train_images`, `test_images`, `seconds`.
+    history : dict
+        Of each epoch `loss` and `train_top1`, on the augmented images as they were trained on,
+        `test_top1`, `test_top5`, and with `evaluate_train` `train_eval_top1`.
+    sessions : list of dict
+        Of each stretch on equal hardware and versions `device.describe`, `epochs` and `seconds`.
     """
-    recipe = run.recipe
-    device = torch.device(device)
+    recipe, device, part = run.recipe, choose_device(device), _part(run, images)
+    with numerics(recipe, device):
+        how = (*run.normalisation, device)
+        train_set = ResidentImages(part.train_images, part.train_labels, *how)
+        test_set = ResidentImages(part.test_images, part.test_labels, *how)
+        model, optimizer, history, sessions = _resume(run, checkpoint, device)
+        here = describe(device)
+        for epoch in range(len(history["loss"]), recipe.epochs):
+            start = time.monotonic()
+            try:
+                found = _one_epoch(model, optimizer, train_set, test_set, run, epoch, deadline)
+            except Diverged as error:
+                said = f"{error} in epoch {epoch + 1}: try a lower learning rate"
+                raise Diverged(said) from None
+            for values, value in zip(history.values(), found, strict=True):
+                values.append(value)
+            if not sessions or sessions[-1] != sessions[-1] | here:
+                sessions.append(here | {"epochs": [epoch + 1, epoch + 1], "seconds": 0.0})
+            sessions[-1]["epochs"][1] = epoch + 1
+            sessions[-1]["seconds"] += time.monotonic() - start
+            if checkpoint is not None:
+                _save(checkpoint, run, model, optimizer, history, sessions)
+            on_epoch(epoch + 1)
+    results = {
+        "top1_last": history["test_top1"][-1],
+        "top5_last": history["test_top5"][-1],
+        "top1_best": max(history["test_top1"]),
+        "params": run.network.params,
+        "macs": run.network.macs(images.image_size),
+        "train_images": len(train_set),
+        "test_images": len(test_set),
+        "seconds": sum(session["seconds"] for session in sessions),
+    }
+    if values := history.get("train_eval_top1"):
+        results |= {"train_top1_last": values[-1], "train_top1_best": max(values)}
+    return results, history, sessions
+
+
+def _part(run: Run, images: ImageSet) -> ImageSet:
+    """Return the run's part of its images, or raise what would go wrong later."""
     if images.fingerprint != run.fingerprint:
         raise ValueError(
             f"expected {run.dataset} with fingerprint {run.fingerprint}, got {images.name} with "
-            f"{images.fingerprint}: the data are not the ones this run is defined on"
+            f"{images.fingerprint}: train the run on the data that it is defined on"
         )
-    mean, std = channel_statistics(images.train_images)  # of the whole set, whatever the reduction
-    part = subset(images, *run.reduction.images(len(images.train_labels), len(images.test_labels)))
-    train_set = ResidentImages(part.train_images, part.train_labels, mean, std, device)
-    test_set = ResidentImages(part.test_images, part.test_labels, mean, std, device)
-    if len(train_set) % recipe.batch_size == 1:
+    if run.train_images % run.recipe.batch_size == 1:
         raise ValueError(
-            f"expected batches of at least 2 images (batch norm), but {len(train_set)} images in "
-            f"batches of {recipe.batch_size} leave a last one of 1; choose another batch size"
+            f"expected batches of at least 2 images (batch norm), but {run.train_images} images in "
+            f"batches of {run.recipe.batch_size} leave a last one of 1: choose another batch size"
         )
-    with numerics(recipe, device):
-        model = build(run, device)
-        optimizer = make_optimizer(model, recipe)
-        progress = _resume(checkpoint, run, model, optimizer, device)
-        progress.sessions += 1
-        while progress.epoch < recipe.epochs:
-            start = time.monotonic()
-            batches = train_set.augmented(
-                recipe.batch_size,
-                run.seed,
-                progress.epoch,
-                padding=recipe.pad,
-                flip=recipe.flip and images.flip,
-            )
-            loss, top1 = train_epoch(model, optimizer, batches, recipe, progress.epoch, deadline)
-            progress.epoch += 1
-            progress.seconds += time.monotonic() - start
-            progress.history["loss"].append(loss)
-            progress.history["train_top1"].append(top1)
-            if checkpoint is not None:
-                _save(checkpoint, run, model, optimizer, progress)
-            on_epoch(progress.epoch)
-        top1, top5 = evaluate(model, test_set, recipe)
-    results = {
-        "test_top1": top1,
-        "test_top5": top5,
-        "train_top1": progress.history["train_top1"][-1],
-        "test_images": len(test_set),
-        "train_images": len(train_set),
-    }
-    return results, progress
+    return subset(images, run.train_images, run.test_images)
 
 
-def train_epoch(
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
-    recipe: Recipe,
-    epoch: int,
-    deadline: float = float("inf"),
-) -> tuple[float, float]:
-    """Train one epoch; return its mean loss and its training accuracy in percent."""
+def _one_epoch(model, optimizer, train_set, test_set, run, epoch, deadline) -> list[float]:
+    """Train one epoch, counted from 0, and return what it adds to the history."""
+    recipe = run.recipe
     for group in optimizer.param_groups:
         group["lr"] = recipe.lr_at(epoch)
     model.train()
-    loss_sum = correct = count = 0  # sums stay on the device: reading them would wait for it
-    for x, y in batches:
-        if time.monotonic() > deadline:
-            raise OutOfTime
+    how = {"augmentation": recipe.augmentation, "pad": recipe.pad, "flip": recipe.flip}
+    loss_sum = correct = 0  # sums stay on the device: reading them would wait for it
+    for x, y in _until(deadline, train_set.augmented(recipe.batch_size, run.seed, epoch, **how)):
         logits, loss = train_step(model, optimizer, x, y, recipe)
         loss_sum += loss.detach() * len(y)
         correct += (logits.detach().argmax(1) == y).sum()
-        count += len(y)
-    mean_loss = float(loss_sum) / count
-    if not mean_loss < float("inf"):
-        raise Diverged(f"the loss of epoch {epoch + 1} is {mean_loss}: try a lower learning rate")
-    # The last step's weights have had no loss yet.
-    if not torch.stack([value.isfinite().all() for value in model.state_dict().values()]).all():
-        raise Diverged(f"weights are not finite after epoch {epoch + 1}: try a lower learning rate")
-    return mean_loss, 100 * int(correct) / count
+    loss, train_top1 = float(loss_sum) / len(train_set), 100 * int(correct) / len(train_set)
+    if not isfinite(loss):
+        raise Diverged(f"the loss is {loss}")
+    if not _are_finite(model.state_dict().values()):  # the last step's have had no loss yet
+        raise Diverged("weights are not finite")
+    found = [loss, train_top1, *evaluate(model, test_set, recipe, deadline)]
+    if recipe.evaluate_train:
+        found += evaluate(model, train_set, recipe, deadline)[:1]
+    return found
+
+
+def _names(recipe: Recipe) -> list[str]:
+    """What each epoch adds to the history, in this order."""
+    extra = ["train_eval_top1"] if recipe.evaluate_train else []
+    return ["loss", "train_top1", "test_top1", "test_top5", *extra]
 
 
 def train_step(model, optimizer, x, y, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take one step; return the logits (B, classes) and the loss ()."""
-    x = x.contiguous(memory_format=memory_format(recipe))
-    with autocast(recipe, x.device):
-        logits = model(x)
-        loss = cross_entropy(logits.float(), y)
+    """Take one step; return the scores (B, classes) and the loss ()."""
+    scores = _forward(model, x, recipe)
+    loss = cross_entropy(scores, y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     optimizer.step()
-    return logits, loss
+    return scores, loss
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, images: ResidentImages, recipe: Recipe) -> tuple[float, float]:
-    """Return top-1 and top-5 accuracy in percent."""
+def evaluate(
+    model: nn.Module, images: ResidentImages, recipe: Recipe, deadline: float = inf
+) -> tuple[float, float]:
+    """Return top-1 and top-5 accuracy in percent, on images as they are.
+
+    Of equal scores (in bfloat16 there are many) the first class goes first, on every device.
+    """
     model.eval()
-    top1 = top5 = 0
-    on_cpu = next(model.parameters()).device.type == "cpu"
-    for x, y in images.plain(_CPU_EVAL_BATCH if on_cpu else _EVAL_BATCH):
-        with autocast(recipe, x.device):
-            logits = model(x.contiguous(memory_format=memory_format(recipe)))
-        best = logits.float().topk(min(5, logits.shape[1]), dim=1).indices
-        hits = best == y[:, None]
-        top1 += hits[:, 0].sum()
-        top5 += hits.sum()
-    return 100 * int(top1) / len(images), 100 * int(top5) / len(images)
+    device = images.labels.device
+    places = torch.tensor([1, 5], device=device)
+    hits, finite = torch.zeros_like(places), torch.tensor(True, device=device)
+    for x, y in _until(deadline, images.plain(_EVALUATION_BATCH[device.type])):
+        scores, label = _forward(model, x, recipe), y[:, None]
+        own = scores.gather(1, label)
+        first = torch.arange(scores.shape[1], device=device) < label
+        ahead = ((scores > own) | (scores == own) & first).sum(1, keepdim=True)
+        hits += (ahead < places).sum(0)
+        finite &= scores.isfinite().all()
+    if not finite:
+        raise Diverged("scores are not finite")
+    top1, top5 = (100 * hit / len(images) for hit in hits.tolist())
+    return top1, top5
+
+
+def _until(deadline: float, batches: Iterable) -> Iterator:
+    """Yield the batches as long as there is time."""
+    for batch in batches:
+        if time.monotonic() > deadline:
+            raise OutOfTime
+        yield batch
+
+
+def _forward(model: nn.Module, x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+    """Return the scores (B, classes) in float32."""
+    half = recipe.precision == "bfloat16"
+    # No cast weights are kept: they would outlive the step within a caller's own autocast.
+    with torch.autocast(x.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
+        return model(x.contiguous(memory_format=_FORMATS[recipe.memory_format])).float()
+
+
+def _are_finite(tensors: Iterable[torch.Tensor]) -> bool:
+    return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
 
 def build(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     """Return the run's network, initialised from its seed alone: the same on every device."""
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(generator(run.seed, "init").initial_seed())
-        model = create_model(
-            run.model,
-            run.template,
-            run.built_width,
-            run.num_classes,
-            convention=run.convention,
-            **dict(run.options),
-        )
-        if model.filters != run.filters:
-            raise ValueError(
-                f"expected {run.model} {run.template} with filters {run.filters}, as its run says, "
-                f"but this version of fredist builds {model.filters}"
-            )
-        if run.recipe.initialisation == "pytorch":
-            for module in model.modules():
-                if hasattr(module, "reset_parameters"):
-                    module.reset_parameters()
-    return model.to(device, memory_format=memory_format(run.recipe))
+        model = run.network.build()
+    return model.to(device, memory_format=_FORMATS[run.recipe.memory_format])
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Return the recipe's SGD over all parameters."""
-    return torch.optim.SGD(
-        model.parameters(),
-        lr=recipe.lr,
-        momentum=recipe.momentum,
-        nesterov=recipe.nesterov,
-        weight_decay=recipe.weight_decay,
-    )
+    names = ("lr", "momentum", "nesterov", "weight_decay")
+    return torch.optim.SGD(model.parameters(), **{name: getattr(recipe, name) for name in names})
 
 
-def memory_format(recipe: Recipe) -> torch.memory_format:
-    """Return the recipe's memory format as PyTorch's own."""
-    return {"contiguous": torch.contiguous_format}.get(recipe.memory_format, torch.channels_last)
+def _save(path: Path, run: Run, model, optimizer, history: dict, sessions: list[dict]) -> None:
+    """Write what a run continues from, behind its SHA-256; what is random follows from the seed."""
+    state = {"run": run.id, "history": history, "sessions": sessions}
+    content = io.BytesIO()
+    torch.save(state | {"model": model.state_dict(), "optimizer": optimizer.state_dict()}, content)
+    digest = hashlib.sha256(content.getbuffer()).hexdigest()
+    write_whole(path, b"%s\n%s" % (digest.encode(), content.getbuffer()))
 
 
-def autocast(recipe: Recipe, device: torch.device):
-    """Return the context in which the recipe's forward passes run."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bfloat16")
-
-
-@contextmanager
-def numerics(recipe: Recipe, device: torch.device):
-    """Set the recipe's determinism and precision for the time of a run."""
-    cudnn = torch.backends.cudnn
-    before = (
-        torch.are_deterministic_algorithms_enabled(),
-        torch.is_deterministic_algorithms_warn_only_enabled(),
-        torch.utils.deterministic.fill_uninitialized_memory,
-    )
-    # cuBLAS is deterministic only with this workspace, read when CUDA starts.
-    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(recipe.deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # a debugging aid, and slow
-    threads = torch.get_num_threads()
-    torch.set_num_threads(thread_count(device))
-    if device.type == "cpu":
-        keep_freed_memory()
+def _resume(run: Run, path: Path | None, device: torch.device) -> tuple:
+    """Return model, optimizer, history and sessions: a checkpoint's, or those of a new run."""
+    model, state = build(run), None
     try:
-        with (
-            warnings.catch_warnings(),
-            cudnn.flags(
-                enabled=True,
-                benchmark=not recipe.deterministic,
-                deterministic=recipe.deterministic,
-                allow_tf32=False,
-            ),
-        ):
-            # warn_only, and silently: 7x7 adaptive pooling has no deterministic backward on CUDA.
-            warnings.filterwarnings("ignore", ".*does not have a deterministic implementation")
-            yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
-        torch.utils.deterministic.fill_uninitialized_memory = before[2]
-        torch.set_num_threads(threads)
-        if device.type == "cpu":
-            return_freed_memory()
-
-
-def keep_freed_memory() -> None:
-    """Let glibc keep freed tensors' memory instead of giving it back to the system.
-
-    By default each activation above some megabytes is mapped anew, page fault by page fault:
-    without that, training narrow networks on a CPU was measured up to 1.6 times as fast.
-    """
-    if libc := _glibc():
-        libc.mallopt(-4, 0)  # M_MMAP_MAX: nothing is mapped
-        libc.mallopt(-1, -1)  # M_TRIM_THRESHOLD: nothing is given back
-
-
-def return_freed_memory() -> None:
-    """Give the system what `keep_freed_memory` has kept, for the processes beside this one."""
-    if libc := _glibc():
-        libc.malloc_trim(0)
-
-
-def _glibc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if platform.libc_ver()[0] == "glibc" else None
-
-
-def thread_count(device: torch.device) -> int:
-    """Return the number of CPU threads a run uses: on a CPU one, so that cores change no result.
-
-    Sums are rounded in another order by another number of threads. Two threads were measured to
-    be hardly faster on narrow networks anyway, and with channels-last PyTorch 2.15's backward pass
-    of ResNet-50 quadratic at width 0.05 writes out of bounds with them. `train_missing` uses the
-    other cores for other runs.
-    """
-    return 1 if device.type == "cpu" else torch.get_num_threads()
-
-
-def choose_device(name: str | None = None) -> torch.device:
-    """Return the device of that name, by default CUDA where there is one, after one convolution.
-
-    A build of PyTorch can list a GPU that it has no code for; the convolution tells.
-
-    Examples
-    --------
-    >>> choose_device("cpu")
-    device(type='cpu')
-    """
-    device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        image = torch.ones(1, 1, 3, 3, device=device)
-        conv2d(image, image).sum().item()
-    except (RuntimeError, AssertionError) as error:
-        raise RuntimeError(
-            f"expected a device that can run a convolution, but {device} with PyTorch "
-            f"{torch.__version__} cannot: {str(error).splitlines()[0]}. The default build supports "
-            "recent GPUs only: install a PyTorch that supports yours, then `make setup "
-            "TORCH=system`, or train on the CPU (CUDA_VISIBLE_DEVICES= make ...)"
-        ) from error
-    return device
-
-
-def _save(path: Path, run: Run, model, optimizer, progress: Progress) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    sibling = path.with_name(f"{path.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        torch.save(
-            {
-                "run": run.id,
-                "model": model.state_dict(),
-                "optimizer": optimizer.state_dict(),
-                "progress": vars(progress),
-            },
-            sibling,
+        if path is not None and path.exists():
+            state = _load(path, run, model)
+    except Exception as error:  # whatever is wrong with it, the answer is to start anew
+        aside = path.with_name(f"{path.name}.damaged")
+        os.replace(path, aside)
+        warnings.warn(
+            f"expected a checkpoint of {run} in {path}, got a damaged one ({error!r:.200}): it is "
+            f"kept as {aside.name}, and the run starts anew",
+            stacklevel=3,
         )
-        os.replace(sibling, path)
-    finally:
-        sibling.unlink(missing_ok=True)
-
-
-def _resume(path: Path | None, run: Run, model, optimizer, device) -> Progress:
-    if path is None or not path.exists():
-        return Progress()
-    try:
-        state = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        raise ValueError(
-            f"expected a checkpoint in {path}, but it cannot be read ({error}); delete it to start "
-            "the run anew"
-        ) from error
-    if state["run"] != run.id:
-        raise ValueError(f"expected a checkpoint of run {run.id} in {path}, got {state['run']}")
-    model.load_state_dict(state["model"])
+        model = build(run)
+    optimizer = make_optimizer(model.to(device), run.recipe)
+    if state is None:
+        return model, optimizer, {name: [] for name in _names(run.recipe)}, []
     optimizer.load_state_dict(state["optimizer"])
-    return Progress(**state["progress"])
+    return model, optimizer, state["history"], state["sessions"]
+
+
+def _load(path: Path, run: Run, model: nn.Module) -> dict:
+    """Load a checkpoint into a model on the CPU and return it, or raise what is wrong with it."""
+    digest, _, content = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its content has another SHA-256")
+    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    if state["run"] != run.id:
+        raise ValueError(f"it is of run {state['run']}, not {run.id}")
+    history, epochs, sessions = state["history"], len(state["history"]["loss"]), state["sessions"]
+    if list(history) != _names(run.recipe) or not 0 < epochs <= run.recipe.epochs:
+        raise ValueError(f"{epochs} epochs of {', '.join(history)}")
+    for name, values in history.items():
+        most = inf if name == "loss" else 100
+        if len(values) != epochs or not all(isfinite(v) and 0 <= v <= most for v in values):
+            raise ValueError(f"{name} of {values}")
+    starts, ends = ([session["epochs"][i] for session in sessions] for i in (0, 1))
+    known = all(isfinite(s["seconds"]) and isinstance(s["device"], str) for s in sessions)
+    if not known or [end + 1 for end in [0, *ends]] != [*starts, epochs + 1]:
+        raise ValueError(f"sessions of {sessions}")
+    model.load_state_dict(state["model"])
+    momenta = [one["momentum_buffer"] for one in state["optimizer"]["state"].values()]
+    shapes = [p.shape for p in model.parameters()] if run.recipe.momentum else []
+    if [m.shape for m in momenta] != shapes or not _are_finite(
+        [*state["model"].values(), *momenta]
+    ):
+        raise ValueError("momenta or weights that no run has")
+    return state

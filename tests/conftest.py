@@ -1,10 +1,4 @@
-"""What the tests share: a folder of records of their own, a tiny run, and processes to kill."""
-
-import multiprocessing
-import os
-import signal
-import sys
-import time
+"""What the tests share: folders of their own, tiny runs, and records as some machine wrote them."""
 
 import pytest
 
@@ -15,6 +9,7 @@ import pytest
 def own_runs(tmp_path, monkeypatch):
     """No test sees the user's records or writes among them; return the folder used instead."""
     monkeypatch.setenv("FREDIST_RUNS", str(tmp_path / "runs"))
+    monkeypatch.setenv("FREDIST_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("FREDIST_PLAIN", "1")
     monkeypatch.setenv("FREDIST_LOCKS", str(tmp_path / "locks"))  # nor waits for the user's runs
     return tmp_path / "runs"
@@ -34,58 +29,37 @@ def tiny():
     from fredist.recipes import Profile, Recipe, Reduction
     from fredist.runs import make_run
 
-    small = Reduction(width_factor=0.05, train_images=160, test_images=100)
+    models = ("vgg19", "resnet50", "inception", "mobilenet")
+    small = Reduction(dict.fromkeys(models, 0.05), train_images=160, test_images=100)
 
     def make(model="vgg19", template="base", *, seed=0, width=1.0, reduction=small, **changed):
         recipe = {"epochs": 3, "lr_steps": (2,), "batch_size": 32, "lr": 0.05} | changed
-        profile = Profile(Recipe(**recipe), (seed,), ("digits",), reduction)
+        profile = Profile("tiny", Recipe(**recipe), Recipe(**recipe), reduction=reduction)
         return make_run(profile, "digits", model, template, seed=seed, width=width)
 
     return make
 
 
 @pytest.fixture
-def run():
-    """Return one run of Table 1."""
-    from fredist.recipes import PROFILES
-    from fredist.runs import make_run
+def written(own_runs):
+    """Return a function that writes a run's record as some machine would have."""
+    from fredist.records import write_record
 
-    return make_run(PROFILES["narrow"], "cifar10", "vgg19", "uniform")
+    def write(run, top1=50.0, *, device_type="cpu", device="a device", folder=None, **provenance):
+        epochs = run.recipe.epochs
+        results = {"top1_last": top1, "top5_last": 99.0, "top1_best": top1 + 1, "params": 1}
+        history = {
+            "loss": [1.0] * epochs,
+            "train_top1": [40.0] * epochs,
+            "test_top1": [*[top1 + 1] * (epochs - 1), top1],
+            "test_top5": [99.0] * epochs,
+        }
+        if run.recipe.evaluate_train:
+            results |= {"train_top1_last": 60.0, "train_top1_best": 61.0}
+            history["train_eval_top1"] = [60.0] * epochs
+        session = {"device_type": device_type, "device": device, "epochs": [1, epochs]}
+        return write_record(
+            run, results, history, {"sessions": [session]} | provenance, folder or own_runs
+        )
 
-
-@pytest.fixture
-def process(own_runs):
-    """Return a function that calls another in a process of its own, which can be killed."""
-    # Forked from a server that has only imported: as quick as a fork, and as safe as a new process.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fredist.sweep", "sklearn.datasets"])
-    started = []
-
-    def start(function, *args):
-        started.append(context.Process(target=_call, args=(str(own_runs), function, args)))
-        started[-1].start()
-        return started[-1]
-
-    yield start
-    for child in started:
-        child.kill()
-        child.join()
-
-
-def _call(folder, function, args):
-    os.environ |= {"FREDIST_RUNS": folder, "FREDIST_LOCKS": f"{folder}/../locks"}
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    sys.exit(function(*args))
-
-
-@pytest.fixture(scope="session")
-def wait_for():
-    """Return a function that waits until a condition holds, and fails where it does not."""
-
-    def wait(condition, seconds=120):
-        end = time.monotonic() + seconds
-        while not condition():
-            assert time.monotonic() < end, f"not within {seconds} s"
-            time.sleep(0.005)
-
-    return wait
+    return write

@@ -1,16 +1,19 @@
-"""The data, after the readers: cache, folders, errors, digits, subsets."""
+"""The data, after the readers: what is known, downloads, cache, errors, digits, subsets."""
 
+import errno
 import os
 import pickle
 import shutil
 import socket
+import subprocess
+import sys
 import tarfile
 import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import torch
 import torchvision
@@ -30,16 +33,9 @@ from imagesets import (
     write_tar,
 )
 
-from fredist.data import (
-    DATASETS,
-    FINGERPRINTS,
-    DataNotFound,
-    at_hand,
-    cache_root,
-    data_folder,
-    load,
-    subset,
-)
+from fredist import data, readers
+from fredist.data import DATASETS, DataNotFound, at_hand, fingerprint, load, subset
+from fredist.paths import cache_folder
 from fredist.readers import DataError
 
 TOGETHER = 4  # threads that load at once
@@ -47,9 +43,11 @@ TOGETHER = 4  # threads that load at once
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path, monkeypatch):
-    """No test sees the user's data or cache."""
+    """No test sees the user's data or cache, or what another test has loaded."""
     monkeypatch.setenv("FREDIST_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("FREDIST_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(data, "_loaded", {})
+    monkeypatch.setattr(data, "_learned", {})
 
 
 @pytest.fixture
@@ -61,71 +59,122 @@ def cifar(monkeypatch, tmp_path):
     return folder
 
 
-class Shown:
-    """A progress display that keeps what it was asked to show: nothing if nothing was decoded."""
+@pytest.fixture
+def anew(monkeypatch):
+    """Return a function that loads as another process would, and gives what it was shown."""
 
-    def __init__(self):
-        self.asked = []
+    def load_anew(*arguments, **options):
+        data._loaded.clear()
+        shown = []
 
-    def __call__(self, iterable, total, label):
-        self.asked.append((label, total))
-        return iterable
+        def progress(iterable, total, label):
+            shown.append((label, total))
+            return iterable
+
+        return load(*arguments, progress=progress, **options), shown
+
+    return load_anew
+
+
+# -- what is known of a set without its data
+
+
+def test_what_is_known_of_the_sets():
+    for name, theirs in (
+        ("cifar10", torchvision.datasets.CIFAR10),
+        ("cifar100", torchvision.datasets.CIFAR100),
+    ):
+        info = DATASETS[name]
+        assert (info.url, info.md5) == (theirs.url, theirs.tgz_md5)
+        assert (info.mean, info.std) == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
+    for name in ("tiny-imagenet", "tiny-imagenet-subset"):
+        info = DATASETS[name]
+        assert (info.mean, info.std) == ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    pixels = load("digits").train_images.double() / 255
+    assert DATASETS["digits"].mean == pytest.approx(pixels.mean((0, 2, 3)).tolist(), abs=6e-5)
+    spread = pixels.std((0, 2, 3), correction=0).tolist()
+    assert DATASETS["digits"].std == pytest.approx(spread, abs=6e-5)
+
+
+def test_the_names_of_data_sets_need_no_torch():
+    code = "import sys, fredist.data as d; d.at_hand('cifar10'); d.fingerprint('cifar10'); "
+    code += "print({'torch', 'sklearn', 'pyarrow'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_unknown_names_are_refused_with_the_closest():
+    for call in (load, at_hand, fingerprint):
+        with pytest.raises(ValueError, match=r"data set 'cifar-100' \(did you mean 'cifar100'\?"):
+            call("cifar-100")
 
 
 # -- decoded once
 
 
-def test_the_second_load_decodes_nothing(cifar):
-    first, second = Shown(), Shown()
-    one, two = load("cifar10", progress=first), load("cifar10", progress=second)
-    assert first.asked == [("CIFAR-10 train", 30), ("CIFAR-10 test", 20)]
-    assert second.asked == []
+def test_a_set_is_decoded_once_and_read_once(cifar, anew):
+    one, shown = anew("cifar10")
+    assert shown == [("CIFAR-10 train", 30), ("CIFAR-10 test", 20)]
+    assert load("cifar10") is one
+    two, shown = anew("cifar10")
+    assert shown == []
     assert_same(one, two)
-    assert (one.class_names, one.source, one.flip) == (two.class_names, two.source, two.flip)
-    assert len(list((cache_root() / "decoded").iterdir())) == 1
+    assert (one.class_names, one.source, one.name) == (two.class_names, two.source, two.name)
+    assert len(list((cache_folder() / "decoded").iterdir())) == 1
 
 
-def test_a_damaged_cache_is_made_again(cifar):
-    one = load("cifar10")
-    (kept,) = (cache_root() / "decoded").iterdir()
+def test_an_unknown_fingerprint_is_learned_without_decoding_again(cifar, anew, monkeypatch):
+    assert fingerprint("cifar100") == "255517b1d052745a"  # known, and not at hand
+    assert fingerprint("tiny-imagenet") is None
+    one, _ = anew("cifar10")
+    data._loaded.clear()
+    data._learned.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "canonical", None)  # nothing can be decoded
+        assert fingerprint("cifar10") == one.fingerprint
+        assert data._loaded == {}  # nor were the images read
+        patch.setattr(readers, "walk", None)  # and now no file is looked at
+        assert {fingerprint("cifar10") for _ in range(100)} == {one.fingerprint}
+
+
+def test_a_damaged_cache_is_made_again(cifar, anew):
+    one, _ = anew("cifar10")
+    (kept,) = (cache_folder() / "decoded").iterdir()
     whole = kept.read_bytes()
-    other = torch.load(kept, weights_only=True)
-    other["train_images"][0, 0, 0, 0] ^= 1  # a well-formed file of other pixels
-    torch.save(other, kept)
-    pixel = kept.read_bytes()
-    middle = len(whole) // 2
-    flipped = whole[:middle] + bytes([whole[middle] ^ 255]) + whole[middle + 1 :]
-    for damaged in (pixel, flipped, whole[:middle], b"", b"not a cache", pickle.dumps({"a": 1}, 2)):
-        kept.write_bytes(damaged)
-        shown = Shown()
-        assert_same(one, load("cifar10", progress=shown))
-        assert len(shown.asked) == 2  # decoded, and kept:
-        load("cifar10", progress=shown)
-        assert len(shown.asked) == 2
+    damaged = [whole[: len(whole) // 2], b"", b"not a cache", pickle.dumps({})]
+    for at in np.random.default_rng(0).integers(0, len(whole), 20):
+        damaged.append(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+    for content in damaged:
+        kept.write_bytes(content)
+        data._learned.clear()
+        assert fingerprint("cifar10") == one.fingerprint
+        assert_same(one, anew("cifar10")[0])
+    kept.write_bytes(damaged[0])
+    assert len(anew("cifar10")[1]) == 2  # decoded, and kept:
+    assert anew("cifar10")[1] == []
 
 
 def test_a_changed_source_is_decoded_again(cifar):
     one = load("cifar10")
-    shutil.rmtree(cifar)
-    write_parquet(cifar, files_of(random_rows(CIFAR10, 3, 2, seed=5)), CIFAR10, shards=3)
+    file = cifar / "test-00000-of-00001.parquet"
+    stat = file.stat()
+    other = cifar.parent / "other"
+    write_parquet(other, files_of(random_rows(CIFAR10, 3, 2, seed=5)), CIFAR10, shards=3)
+    for new in other.iterdir():
+        shutil.copy(new, cifar)
+    os.utime(file, ns=(stat.st_atime_ns, stat.st_mtime_ns))  # as rsync and cp -p would
     two = load("cifar10")
     assert one.fingerprint != two.fingerprint
-    old, new = sorted((cache_root() / "decoded").iterdir(), key=os.path.getmtime)
-    shutil.copy(old, new)  # another source's cache, under this one's name
-    assert_same(two, load("cifar10"))
+    assert load("cifar10") is two
 
 
-def test_loading_at_the_same_time_is_safe(cifar, monkeypatch, recwarn):
-    found, together, save = [], threading.Barrier(TOGETHER, timeout=60), torch.save
-
-    def save_together(*arguments):
-        save(*arguments)
-        together.wait()  # all have written before the first gives its file the final name
+def test_loading_at_the_same_time_is_safe(cifar, recwarn):
+    found, together = [], threading.Barrier(TOGETHER, timeout=60)
 
     def work():
+        together.wait()
         found.append(load("cifar10"))
 
-    monkeypatch.setattr(torch, "save", save_together)
     threads = [threading.Thread(target=work) for _ in range(TOGETHER)]
     for thread in threads:
         thread.start()
@@ -135,83 +184,71 @@ def test_loading_at_the_same_time_is_safe(cifar, monkeypatch, recwarn):
     assert not [warning for warning in recwarn if "cifar10" in str(warning.message)]
     for other in found[1:]:
         assert_same(found[0], other)
-    assert len(list((cache_root() / "decoded").iterdir())) == 1
+    assert len(list((cache_folder() / "decoded").iterdir())) == 1
 
 
 def test_without_a_place_for_the_cache_loading_goes_on(cifar, tmp_path, monkeypatch):
     one = load("cifar10")
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("FREDIST_CACHE", str(tmp_path / "file"))
-    with pytest.warns(UserWarning, match=r"(?s)keep cifar10 decoded at .* FREDIST_CACHE names"):
+    with pytest.warns(UserWarning, match=r"(?s)keep cifar10 decoded, got .*/file/.*FREDIST_CACHE"):
         assert_same(one, load("cifar10"))
 
 
 # -- wrong, damaged, incomplete
 
 
-def test_a_missing_shard_is_named(cifar):
-    (cifar / "train-00001-of-00003.parquet").unlink()
-    with pytest.raises(DataError, match=r"expected the file train-00001-of-00003.parquet too"):
-        load("cifar10")
-
-
-def test_a_truncated_parquet_file_is_named(cifar):
-    file = cifar / "test-00000-of-00001.parquet"
-    file.write_bytes(file.read_bytes()[:-100])
-    with pytest.raises(DataError, match=r"test-00000-of-00001.parquet: expected a parquet .*make"):
-        load("cifar10")
-
-
-@pytest.mark.parametrize(
-    "columns", [{"picture": ["a"], "label": [1]}, {"img": ["a"], "label": [1]}]
-)
-def test_a_parquet_file_of_something_else_is_named(cifar, columns):
-    pq.write_table(pa.table(columns), cifar / "test-00000-of-00001.parquet")
-    with pytest.raises(DataError, match=r"test-00000-of-00001.parquet: expected .*columns img or"):
-        load("cifar10")
-
-
-@pytest.mark.parametrize("cut", [20, 500])
-def test_a_damaged_image_is_named(cifar, tmp_path, cut):
+def test_a_damaged_image_is_named(cifar, tmp_path):
     rows = files_of(random_rows(CIFAR10, 3, 2))
     label, file, name = rows["train"][4]
-    rows["train"][4] = (label, file[:cut], name)
+    rows["train"][4] = (label, file[:500], name)
     write_folders(tmp_path / "other/cifar10", rows)
     with pytest.raises(DataError, match=rf"train/{label}/{name} in .*: expected an image file"):
         load("cifar10", tmp_path / "other")
     write_parquet(tmp_path / "more/cifar10", rows, CIFAR10)
     with pytest.raises(DataError, match=r"row 4 of .*/train-00000-of-00001.parquet: expected an"):
         load("cifar10", tmp_path / "more")
+    rows["train"][4] = (label, encode(np.zeros((32, 31, 3), np.uint8)), name)
+    write_folders(tmp_path / "odd/cifar10", rows)
+    with pytest.raises(DataError, match=rf"{name} in .*of 32x32 pixels, got 31x32 pixels of"):
+        load("cifar10", tmp_path / "odd")
 
 
-def test_an_image_of_another_size_is_named(cifar, tmp_path):
-    rows = files_of(random_rows(CIFAR10, 3, 2))
-    rows["test"][2] = (rows["test"][2][0], encode(np.zeros((32, 31, 3), np.uint8)), "odd.png")
-    write_folders(tmp_path / "other/cifar10", rows)
-    with pytest.raises(DataError, match=r"odd.png in .*: expected an image of 32x32 pixels, got"):
-        load("cifar10", tmp_path / "other")
+def test_what_cannot_be_read_is_named(cifar, tmp_path):
+    write_folders(tmp_path / "f/cifar10", files_of(random_rows(CIFAR10, 3, 2)))
+    read = Path.read_bytes
+    with pytest.MonkeyPatch.context() as patch:  # root may read everything
+
+        def refuse(path):
+            if path.name == "cat_1.png":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return read(path)
+
+        patch.setattr(Path, "read_bytes", refuse)
+        with pytest.raises(DataError, match=r"files that can be read, got .*denied.*cat_1.png"):
+            load("cifar10", tmp_path / "f")
 
 
-def test_other_counts_are_an_error(cifar, tmp_path):
-    for i, (train, test) in enumerate([(4, 2), (3, 1), (3, 0)]):
-        rows = files_of(random_rows(CIFAR10, train, test))
-        write_folders(tmp_path / f"{i}/cifar10", rows)
-        with pytest.raises(DataError, match=r"cifar10: expected CIFAR-10 with \d0 (train|test) im"):
-            load("cifar10", tmp_path / f"{i}")
-    uneven = random_rows(CIFAR10, 3, 2)
-    uneven["train"] = [("cat", *row[1:]) if row[0] == "dog" else row for row in uneven["train"]]
-    write_parquet(tmp_path / "uneven/cifar10", files_of(uneven), CIFAR10)
-    with pytest.raises(
-        DataError, match=r"3 of each of 10 classes, got 9 classes, \[3, 6\] of each"
-    ):
-        load("cifar10", tmp_path / "uneven")
-
-
-def test_a_test_class_that_was_never_trained_is_an_error(cifar, tmp_path):
-    rows = files_of(random_rows(CIFAR10, 3, 2))
-    rows["test"] = [("zebra", *row[1:]) if row[0] == "dog" else row for row in rows["test"]]
-    write_folders(tmp_path / "other/cifar10", rows)
-    with pytest.raises(DataError, match="20 test images"):
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda split: ["cat", "cat"], "30 train images of 10 classes, got 33 of 10"),
+        (lambda split: ["cat"] * (split == "train"), "20 test images of 10 classes, got 18 of 10"),
+        (lambda split: ["zebra" if split == "test" else "cat"], "30 train .*, got 30 of 11"),
+        (lambda split: ["dog"], "30 train images of 10 classes, got 30 of 9"),
+    ],
+)
+def test_other_counts_are_an_error(cifar, tmp_path, change, message):
+    rows = {
+        split: [
+            (new, pixels, f"{new}_{i}_{j}.png")
+            for i, (label, pixels, _) in enumerate(part)
+            for j, new in enumerate(change(split) if label == "cat" else [label])
+        ]
+        for split, part in random_rows(CIFAR10, 3, 2).items()
+    }
+    write_folders(tmp_path / "other/cifar10", files_of(rows))
+    with pytest.raises(DataError, match=rf"other/cifar10: expected CIFAR-10 with {message}"):
         load("cifar10", tmp_path / "other")
 
 
@@ -234,35 +271,17 @@ class Trap:
         return Path.touch, (self.path,)
 
 
-def test_an_archive_is_verified_before_it_is_unpickled(tmp_path, monkeypatch):
+def test_an_archive_is_verified_before_it_is_unpickled(tmp_path):
     archive, sprung = tmp_path / "data/cifar-10-python.tar.gz", tmp_path / "sprung"
     md5 = write_tar(archive, {"cifar-10-batches-py/batches.meta": Trap(sprung)})
-    with pytest.raises(DataError, match=rf"{archive}: expected the MD5 sum c58f.*got {md5}"):
+    with pytest.raises(DataError) as error:
         load("cifar10")
+    assert f"{archive}: expected the MD5 sum c58f" in str(error.value)
+    assert f"got {md5} (half a download? rename it, and `make data`" in str(error.value)
     assert not sprung.exists()
     with tarfile.open(archive) as opened:  # the trap is a trap
         pickle.load(opened.extractfile("cifar-10-batches-py/batches.meta"))
     assert sprung.exists()
-
-
-def test_half_an_archive_is_named(tmp_path, monkeypatch):
-    archive = tmp_path / "data/cifar-10-python.tar.gz"
-    md5 = write_archive(archive, random_rows(CIFAR10, 3, 2), CIFAR10)
-    register(monkeypatch, "cifar10", train=30, test=20, md5=md5)
-    archive.write_bytes(archive.read_bytes()[:-1000])
-    with pytest.raises(DataError, match=r"tar.gz: .*half a download\?.* Delete it .*`make data`"):
-        load("cifar10")
-
-
-# -- names and folders
-
-
-def test_unknown_names_are_refused_with_the_closest():
-    for call in (load, at_hand):
-        with pytest.raises(
-            ValueError, match=r"among cifar10, .*got 'cifar-100'.*mean 'cifar100'\?"
-        ):
-            call("cifar-100")
 
 
 def test_nothing_stands_in_for_a_set_that_is_not_there(tmp_path):
@@ -272,81 +291,154 @@ def test_nothing_stands_in_for_a_set_that_is_not_there(tmp_path):
             load(name)
         for text in (f"{tmp_path}/data/{name} (parquet)", "make data", "FREDIST_DATA", "http"):
             assert text in str(error.value)
-    assert at_hand("digits")
-
-
-def test_half_a_download_is_not_at_hand(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/cifar-10-python.tar.gz.0123.part").write_bytes(b"half")
     assert not at_hand("cifar10")
-    (tmp_path / "data/cifar-10-python.tar.gz").write_bytes(b"all")
-    assert at_hand("cifar10")
+    assert at_hand("digits")
 
 
-def test_the_parameter_goes_before_the_variable_before_the_cache(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert data_folder("here") == tmp_path / "here"
-    assert data_folder() == tmp_path / "data"
-    monkeypatch.setenv("FREDIST_DATA", "")
-    assert data_folder() == tmp_path / "cache" / "data"
+# -- downloads, against a server of our own: whole or not at all
 
 
-def test_a_relative_folder_is_the_same_from_every_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "notebooks").mkdir()
-    for variable, folder in (("FREDIST_DATA", data_folder), ("FREDIST_CACHE", cache_root)):
-        monkeypatch.setenv(variable, "some/where")
-        first = folder()
-        monkeypatch.chdir(tmp_path / "notebooks")
-        assert folder() == first == tmp_path / "some/where"
-        assert os.environ[variable] == str(first)  # for the processes started from here
-        monkeypatch.chdir(tmp_path)
+class Handler(BaseHTTPRequestHandler):
+    def do_GET(self):
+        body, path = self.server.body, self.path.split("/")[1]
+        self.server.asked.append(path)
+        if path == "refuse":
+            self.send_error(404)
+            return
+        self.send_response(200)
+        if path != "unannounced":
+            self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[:-1000] if path in ("short", "stall") else body)
+        if path == "stall":
+            self.wfile.flush()
+            self.server.over.wait(30)
+
+    def log_message(self, *_):
+        """Say nothing: the tests' output is the tests'."""
 
 
-def test_the_official_archives_are_torchvisions():
-    for name, theirs in (
-        ("cifar10", torchvision.datasets.CIFAR10),
-        ("cifar100", torchvision.datasets.CIFAR100),
-    ):
-        assert (DATASETS[name].url, DATASETS[name].md5) == (theirs.url, theirs.tgz_md5)
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """Serve a small CIFAR-10's archive; gives the server, whose `use` sets how it behaves."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setattr(data, "TIMEOUT", 0.5)
+    made = tmp_path / "made" / "cifar-10-python.tar.gz"
+    md5 = write_archive(made, random_rows(CIFAR10, 3, 2), CIFAR10)
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads, server.asked, server.over = True, [], threading.Event()
+        server.body, server.made = made.read_bytes(), made
+
+        def use(path, port=server.server_port, **changes):
+            url = f"http://127.0.0.1:{port}/{path}/{made.name}"
+            register(
+                monkeypatch, "cifar10", **({"train": 30, "test": 20, "md5": md5} | changes), url=url
+            )
+            return url
+
+        server.use = use
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        yield server
+        server.over.set()
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize("path", ["whole", "unannounced"])
+def test_a_missing_set_is_downloaded_once_and_read(server, tmp_path, path):
+    server.use(path)
+    target, totals, chunks = tmp_path / "data/cifar-10-python.tar.gz", [], 0
+
+    def progress(iterable, total, label):
+        nonlocal chunks
+        for item in iterable:
+            if label == "download, MiB":
+                totals.append(total)
+                chunks += len(item)
+                assert not target.exists()  # nothing has the final name before all is there
+            yield item
+
+    one = load("cifar10", download=True, progress=progress)
+    assert one.source == "official archive"
+    assert chunks == len(server.body)
+    assert set(totals) == {1 if path == "whole" else None}
+    assert [file.name for file in target.parent.iterdir()] == [target.name]
+    assert target.read_bytes() == server.body
+    assert load("cifar10", download=True) is one
+    assert_same(one, load("cifar10", server.made.parent))
+    assert server.asked == [path]
+
+
+@pytest.mark.parametrize(
+    ("path", "changes", "message"),
+    [
+        ("whole", {"md5": "0" * 32}, f"which should be {'0' * 32}; nothing was kept"),
+        ("short", {}, "which should be"),
+        ("stall", {}, "timed out; nothing was kept: try again later"),
+        ("refuse", {}, "404: Not Found; nothing was kept"),
+        ("nobody", {"port": 1}, "refused>; nothing was kept"),
+    ],
+)
+def test_what_is_not_whole_leaves_nothing(server, tmp_path, path, changes, message):
+    url, start = server.use(path, **changes), time.monotonic()
+    with pytest.raises(DataNotFound) as error:
+        load("cifar10", download=True)
+    assert time.monotonic() - start < 10
+    target = tmp_path / "data/cifar-10-python.tar.gz"
+    for text in (f"expected to fetch {url} to {target}, got", message, "by other means"):
+        assert text in str(error.value)
+    assert not list(target.parent.glob("*"))
+    server.use("whole")
+    assert load("cifar10", download=True).source == "official archive"  # and again
+
+
+def test_an_interrupted_download_leaves_nothing_and_a_folder_that_cannot_be_is_named(
+    server, tmp_path, monkeypatch
+):
+    def progress(iterable, total, label):
+        yield next(iterable)
+        raise KeyboardInterrupt
+
+    server.use("whole")
+    with pytest.raises(KeyboardInterrupt):
+        load("cifar10", download=True, progress=progress)
+    assert not list((tmp_path / "data").glob("*"))
+    (tmp_path / "file").write_text("not a folder")
+    monkeypatch.setenv("FREDIST_DATA", str(tmp_path / "file"))
+    with pytest.raises(DataNotFound, match=rf"to {tmp_path}/file/cifar.*, got .*Not a dir"):
+        load("cifar10", download=True)
 
 
 # -- digits, subsets
 
 
 def test_digits_are_fixed_and_need_no_network(monkeypatch):
-    monkeypatch.setattr(socket, "socket", None)
-    digits = load("digits", download=True)
-    assert digits.fingerprint == FINGERPRINTS["digits"] == load("digits").fingerprint
-    assert digits.train_images.shape == (1437, 3, 32, 32)
-    assert digits.test_labels.bincount().tolist() == [36] * 10
-    assert (digits.num_classes, digits.flip) == (10, False)
-    assert (digits.train_images.min(), digits.train_images.max()) == (0, 255)
-    assert torch.equal(digits.train_images[:, 0], digits.train_images[:, 2])
-    everything = torch.cat([digits.train_images, digits.test_images])
-    assert len(everything.flatten(1).unique(dim=0)) == 1797  # no image is in both
-
-
-def test_digits_show_what_scikit_learn_has():
     from sklearn.datasets import load_digits
 
-    digits, theirs = load("digits"), load_digits()
+    monkeypatch.setattr(socket, "socket", None)
+    digits, theirs = load("digits", download=True), load_digits()
+    assert digits.fingerprint == fingerprint("digits") == "047debcd4a476e65"
+    assert digits.train_images.shape == (1437, 3, 32, 32)
+    assert digits.test_labels.bincount().tolist() == [36] * 10
+    assert digits.class_names == tuple("0123456789")
+    assert torch.equal(digits.train_images[:, 0], digits.train_images[:, 2])
     images = torch.cat([digits.train_images, digits.test_images])[:, 0, 1::4, 1::4]
-    labels = torch.cat([digits.train_labels, digits.test_labels])
-    ours = {
-        (*image.flatten().tolist(), k) for image, k in zip(images, labels.tolist(), strict=True)
-    }
+    labels = torch.cat([digits.train_labels, digits.test_labels]).tolist()
+    pairs = zip(images.flatten(1).tolist(), labels, strict=True)
+    ours = {(*image, k) for image, k in pairs}
     scaled = np.floor(theirs.data * 255 / 16 + 0.5).astype(int)
     assert ours == {(*row, int(k)) for row, k in zip(scaled.tolist(), theirs.target, strict=True)}
-
-
-DIGITS = load("digits")
+    assert len(ours) == 1797  # no image is in both
 
 
 @settings(max_examples=30, deadline=None)
 @given(st.integers(1, 1437), st.integers(1, 360))
 def test_a_subset_is_balanced_and_grows_by_adding(train, test):
-    small, larger = subset(DIGITS, train, test), subset(DIGITS, min(train + 7, 1437), None)
+    digits = load("digits")
+    small, larger = subset(digits, train, test), subset(digits, min(train + 7, 1437), None)
     assert (len(small.train_images), len(small.test_labels)) == (train, test)
     counts = small.test_labels.bincount(minlength=10)
     assert counts.max() - counts.min() <= 1
@@ -354,16 +446,17 @@ def test_a_subset_is_balanced_and_grows_by_adding(train, test):
     assert small.train_labels.tolist() == sorted(small.train_labels.tolist())
     rows = {image.numpy().tobytes() for image in larger.train_images}
     assert all(image.numpy().tobytes() in rows for image in small.train_images)
-    assert small.fingerprint == DIGITS.fingerprint
+    assert small.fingerprint == digits.fingerprint
 
 
 def test_a_subset_of_all_is_all():
-    for everything in (subset(DIGITS, None, None), subset(DIGITS, 1437, 360)):
+    digits = load("digits")
+    for everything in (subset(digits, None, None), subset(digits, 1437, 360)):
         for name in TENSORS:
-            assert torch.equal(getattr(everything, name), getattr(DIGITS, name))
+            assert torch.equal(getattr(everything, name), getattr(digits, name))
 
 
-@pytest.mark.parametrize("counts", [(1438, None), (None, 361), (0, None), (None, -1)])
-def test_a_subset_larger_than_the_set_is_refused(counts):
-    with pytest.raises(ValueError, match=r"expected 1 to \d+ (train|test) images of digits"):
-        subset(DIGITS, *counts)
+@pytest.mark.parametrize("counts", [(1438, None), (None, 361), (0, None), (None, -1), (1.5, None)])
+def test_a_subset_that_cannot_be_is_refused(counts):
+    with pytest.raises((ValueError, TypeError), match=r"as (train|test) images of digits, got"):
+        subset(load("digits"), *counts)

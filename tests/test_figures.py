@@ -1,56 +1,54 @@
-import numpy as np
-import pandas as pd
-import pytest
-from matplotlib.colors import to_rgb
-from matplotlib.text import Text
+"""Figures: what is drawn, what is marked or withheld, and how they are saved."""
 
-from fredist import figures, style
-from fredist.experiments import WIDTHS
-from fredist.models import FAMILIES, redistribute
-from fredist.models.families import INCEPTION_MEANS
+import itertools
+import os
+import re
+import subprocess
+import sys
+import zlib
+from contextlib import suppress
+
+import matplotlib
+import numpy as np
+import pytest
+from matplotlib import font_manager
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from PIL import Image
+from recording import CPU, GPU, measured, networks, timed, trained
+
+from fredist import figures, paths, style
+from fredist.paper import MODELS, choose
+from fredist.records import Store
+from fredist.results import collect
+from fredist.runs import COMPUTED
+from fredist.tables import TEMPLATE_LABELS
 from fredist.templates import TEMPLATES
 
-X = "params_millions"
+WIDTHS = (1.0, 0.5, 0.25)
 
 
-def filters(frame, model, template, convention="equations"):
-    keys = zip(frame["model"], frame["template"], frame["convention"], strict=True)
-    return frame["filters"][[key == (model, template, convention) for key in keys]].tolist()
+def curves(folder, cost="parameters", name="figure2", **chosen):
+    """Return a figure of the records in a folder, of VGG-19 on CIFAR-10 if nothing else is said."""
+    options = {"models": "vgg19", "datasets": "cifar10", "widths": WIDTHS} | chosen
+    choices = choose(name, options.pop("profile", "smoke"), **options)
+    return figures.curves(choices, collect(choices, Store([folder])), cost)
 
 
-def grid(datasets=("cifar10", "cifar100"), models=tuple(FAMILIES), widths=WIDTHS, n=3):
-    """Return a point for every template and width, in no order."""
-    rows = [
-        {"dataset": d, "model": m, "template": t, "width": w, "n": n, "mean": 90 - k - i}
-        | {"min": 89.5 - k - i, "max": 90.25 - k - i, X: 20 * w**2 * (1 - k / 10)}
-        for d in datasets
-        for m in models
-        for k, t in enumerate(TEMPLATES)
-        for i, w in enumerate(widths)
-    ]
-    return pd.DataFrame(rows).sample(frac=1, random_state=0)
+@pytest.fixture
+def smoke(tmp_path):
+    """Records of every VGG-19 of the smoke profile's curves: 80% at width 1.0, less below."""
+    choices = choose("figure2", "smoke", models="vgg19", datasets="cifar10", widths=WIDTHS)
+    for run in choices.runs():
+        trained(run, tmp_path, 80.0 - 10 / run.width - TEMPLATES.index(run.template))
+    return tmp_path
 
 
-def draw(frame, **options):
-    return figures.curves(frame, X, "Parameters (millions)", **options)
-
-
-def curve(axis, template):
-    [line] = [a for a in axis.lines if a.get_label() == style.TEMPLATE_STYLES[template].label]
-    return np.transpose(line.get_data()).tolist()
-
-
-def bars(axis):
-    """Return each bar's colour, cost, minimum and maximum."""
-    return {
-        (to_rgb(bar.get_color()[0]), *segment[0], segment[1][1])
-        for bar in axis.collections
-        for segment in bar.get_segments()
-    }
-
-
-def crosses(axis):
-    return [line for line in axis.lines if line.get_label().startswith("_")]
+def line(axis, template):
+    """Return the points of a template's curve, in the order in which they are joined."""
+    lines = [a for a in axis.lines if a.get_label() == TEMPLATE_LABELS[template]]
+    return np.transpose(lines[0].get_data()).tolist() if lines else []
 
 
 def words(figure):
@@ -63,209 +61,229 @@ def check_layout(figure):
         figure.draw_without_rendering()
         boxes = [axis.get_tightbbox() for axis in figure.axes]
         boxes += [legend.get_window_extent() for legend in figure.legends]
-    page = figure.bbox
-    for box in boxes:
-        assert page.x0 <= box.x0 < box.x1 <= page.x1
-        assert page.y0 <= box.y0 < box.y1 <= page.y1
-    for i, one in enumerate(boxes):
-        assert not any(one.overlaps(other) for other in boxes[:i])
+        labels = [text.get_window_extent() for text in figure.texts]
+    for box in boxes + labels:
+        assert figure.bbox.x0 <= box.x0 < box.x1 <= figure.bbox.x1
+        assert figure.bbox.y0 <= box.y0 < box.y1 <= figure.bbox.y1
+    for one, other in itertools.combinations(boxes, 2):
+        assert not one.overlaps(other)
 
 
-class TestFiltersPerLayer:
-    def test_vgg19_under_the_templates_is_exact(self):
-        frame = figures.filters_per_layer(["vgg19"])
+class TestFilters:
+    def test_figure_1_shows_the_published_networks(self):
+        frame = figures.filters_per_layer(choose("figure1", "paper"))
+        of = {t: part["filters"].tolist() for t, part in frame.groupby("template")}
         base = [64] * 2 + [128] * 2 + [256] * 4 + [512] * 8
-        assert filters(frame, "vgg19", "base") == base
-        assert filters(frame, "vgg19", "reverse") == base[::-1]
-        assert filters(frame, "vgg19", "uniform") == [344] * 16
-        quadratic = filters(frame, "vgg19", "quadratic")
-        assert quadratic[:8] == [811, 624, 464, 331, 224, 144, 91, 64]
-        assert quadratic == quadratic[::-1]
-        capped = filters(frame, "vgg19", "quadratic", "published")
-        assert (capped[0], min(capped), sum(capped)) == (512, 243, 5504)
-        negative = filters(frame, "vgg19", "negative_quadratic")
-        assert (negative[0], max(negative), sum(negative)) == (64, 512, 5504)
+        assert of["base"] == of["reverse"][::-1] == base
+        assert of["uniform"] == [344] * 16
+        assert (of["quadratic"][0], min(of["quadratic"]), sum(of["quadratic"])) == (512, 243, 5504)
+        [axis] = figures.distributions(frame).axes
+        assert line(axis, "quadratic")[0] == [1, 512]
+        assert axis.get_title() == "VGG-19"
+        assert "Base: 5504 filters; published networks" in words(axis.figure)
 
-    def test_a_convention_has_rows_of_its_own_only_where_it_is_another_network(self):
-        published = figures.filters_per_layer().query("convention == 'published'")
-        pairs = published[["model", "template"]].drop_duplicates()
-        assert list(pairs.itertuples(index=False, name=None)) == [
-            ("vgg19", "quadratic"),
-            ("resnet50", "uniform"),
-        ]
-
-    def test_the_base_distributions_are_the_lists_that_templates_see(self):
-        frame = figures.filters_per_layer(None, ["base"])
+    def test_figure_5_has_the_lists_that_templates_see(self):
+        frame = figures.filters_per_layer(choose("figure5", "paper"))
         sums = frame.groupby("model", sort=False)["filters"].agg(["size", "sum"])
-        assert sums["size"].to_dict() == {
-            "vgg19": 16,
-            "resnet50": 4,
-            "inception": 9,
-            "mobilenet": 13,
-        }
+        assert sums["size"].tolist() == [16, 4, 9, 13]
         assert sums["sum"].tolist() == pytest.approx([5504, 960, 1160, 4960])
-        assert filters(frame, "inception", "base") == pytest.approx(
-            [float(f) for f in INCEPTION_MEANS]
-        )
-
-    def test_width_scales_as_the_networks_do(self):
-        frame = figures.filters_per_layer(["mobilenet"], ["quadratic"], width=0.5)
-        expected = redistribute("mobilenet", "quadratic", 0.5)
-        assert filters(frame, "mobilenet", "quadratic") == list(expected)
-
-    def test_names_that_do_not_exist_are_errors(self):
-        with pytest.raises(ValueError, match="unknown model 'vgg'"):
-            figures.filters_per_layer(["vgg"])
-
-    def test_the_text_has_a_column_for_each_network_with_its_sum(self):
-        lines = figures.to_text(figures.filters_per_layer(["vgg19"])).splitlines()
-        assert "Quadratic, as published" in lines[0]
-        assert lines[1].split() == ["1", "64", "512", "344", "811", "512", "64"]
-        assert lines[17].split() == ["sum", "5504", "5504", "5504", "5506", "5504", "5504"]
-        lines = figures.to_text(figures.filters_per_layer(None, ["base"])).splitlines()
-        assert lines[1].split() == ["1", "64", "64", "61.3333", "32"]
-        assert lines[16].split() == ["16", "512"]
-        assert lines[17].split() == ["sum", "5504", "960", "1160", "4960"]
-        assert max(map(len, lines)) <= 100
-
-
-class TestDistributions:
-    def test_figure_1_has_a_curve_for_each_network_and_the_published_one_thin(self):
-        figure = figures.distributions(figures.filters_per_layer(["vgg19"]))
-        lines = {line.get_label(): line for line in figure.axes[0].lines}
-        assert curve(figure.axes[0], "uniform") == [[layer, 344] for layer in range(1, 17)]
-        assert lines["Quadratic"].get_ydata()[0] == 811
-        published = lines["Quadratic, as published"]
-        assert published.get_ydata()[0] == 512
-        assert published.get_color() == lines["Quadratic"].get_color()
-        assert published.get_linewidth() < lines["Quadratic"].get_linewidth()
-        [legend] = figure.legends
-        assert {text.get_text() for text in legend.get_texts()} == set(lines)
-
-    def test_figure_5_has_a_panel_for_each_model_and_needs_no_legend(self):
-        figure = figures.distributions(figures.filters_per_layer(None, ["base"]))
-        assert [axis.get_title() for axis in figure.axes] == [
-            "VGG-19",
-            "ResNet-50",
-            "Inception",
-            "MobileNet",
-        ]
+        figure = figures.distributions(frame)
         assert [len(axis.lines[0].get_ydata()) for axis in figure.axes] == [16, 4, 9, 13]
-        assert [list(axis.get_xticks())[-1] for axis in figure.axes] == [16, 4, 9, 13]
         assert not figure.legends
 
-    @pytest.mark.parametrize("templates", [None, ["base"]])
-    @pytest.mark.parametrize("number", [1, 2, 3, 4])
-    def test_any_number_of_models_fits_a_column(self, number, templates):
-        models = list(FAMILIES)[:number]
-        figure = figures.distributions(figures.filters_per_layer(models, templates))
-        assert figure.get_figwidth() == 3.25
-        assert len(figure.axes) == number
+    @pytest.mark.parametrize("models", ["resnet50", "vgg19,inception", "vgg19,resnet50,inception"])
+    def test_chosen_models_and_widths_are_what_is_drawn(self, models):
+        choices = choose("figure1", "paper", models=models, widths="1,0.5")
+        figure = figures.distributions(figures.filters_per_layer(choices))
+        assert len(figure.axes) == 2 * len(choices.models)
+        assert figure.axes[1].get_title().endswith(" × 0.5")
         check_layout(figure)
 
 
 class TestCurves:
-    def test_panels_are_data_sets_by_models_with_labels_once(self):
-        figure = draw(grid())
-        assert [axis.get_title() for axis in figure.axes[:2]] == [
-            "VGG-19, CIFAR-10",
-            "ResNet-50, CIFAR-10",
-        ]
-        assert figure.axes[7].get_title() == "MobileNet, CIFAR-100"
-        assert [bool(axis.get_ylabel()) for axis in figure.axes] == [True, *[False] * 3] * 2
-        assert [bool(axis.get_xlabel()) for axis in figure.axes] == [False] * 4 + [True] * 4
-        [legend] = figure.legends
-        assert [text.get_text() for text in legend.get_texts()] == [
-            look.label for look in style.TEMPLATE_STYLES.values()
-        ]
+    def test_points_are_joined_in_the_order_of_cost(self, tmp_path):
+        choices = choose("figure3", "smoke", models="vgg19", datasets="cifar10", widths=WIDTHS)
+        for run in choices.runs():
+            trained(run, tmp_path, 100 * run.width - 20)
+        costs = {1.0: 2e9, 0.5: 1e9, 0.25: 3e9}  # the smallest network takes most, as can happen
+        for cell in choices.cells():
+            peak = {"tensor_peak_bytes": costs[cell.width]}
+            measured(choices.network(cell), tmp_path, "training", 64, peak, COMPUTED)
+        [axis] = curves(tmp_path, "memory", "figure3").axes
+        assert line(axis, "base") == [[1.0, 30.0], [2.0, 80.0], [3.0, 5.0]]
 
-    def test_a_curve_goes_through_its_means_in_the_order_of_cost(self):
-        frame = grid(["cifar10"], ["vgg19"], (0.5, 1.6, 1.0))
-        [axis] = draw(frame).axes
-        assert curve(axis, "base") == [[5.0, 90], [20.0, 88], [pytest.approx(51.2), 89]]
+    def test_each_panel_says_profile_scale_and_how_many_runs(self, smoke):
+        assert "smoke, widths × 0.0625, 15 of 15 runs" in words(curves(smoke))
+        (part := next(smoke.glob("*.json"))).unlink()
+        assert part.name.startswith("vgg19")
+        assert "smoke, widths × 0.0625, 14 of 15 runs" in words(curves(smoke))
 
-    def test_bars_go_from_minimum_to_maximum_where_there_are_several_seeds(self):
-        frame = grid(["cifar10"], ["vgg19"], (1.0, 0.5))
-        frame.loc[frame["width"] == 0.5, "n"] = 1
-        [axis] = draw(frame).axes
-        looks = style.TEMPLATE_STYLES.values()
-        expected = {
-            (look.color, 20 * (1 - k / 10), 89.5 - k, 90.25 - k) for k, look in enumerate(looks)
-        }
-        assert bars(axis) == expected
-
-    def test_equal_accuracies_are_no_error(self):
-        frame = grid(["cifar10"], ["vgg19"]).assign(mean=sum([0.1] * 3) / 3, min=0.1, max=0.1)
-        draw(frame)
-
-    def test_dashed_lines_cross_at_the_unmodified_model(self):
-        [axis] = draw(grid(["cifar10"], ["vgg19"])).axes
-        vertical, horizontal = crosses(axis)
-        assert set(vertical.get_xdata()) == {20.0}
-        assert set(horizontal.get_ydata()) == {88}
-        assert vertical.is_dashed()
-        assert horizontal.is_dashed()
-
-    def test_without_the_unmodified_model_nothing_crosses(self):
-        frame = grid(["cifar10"], ["vgg19"])
-        for kept in ("template != 'base'", "width != 1.0"):
-            [axis] = draw(frame.query(kept)).axes
-            assert not crosses(axis)
-
-    def test_points_without_a_record_or_a_cost_are_left_out(self):
-        frame = grid(["cifar10"], ["vgg19"], (1.0, 0.5, 0.25)).astype({"mean": object})
-        uniform = frame["template"] == "uniform"
-        frame.loc[uniform & (frame["width"] == 1.0), ["n", "mean", "min", "max"]] = [
-            0,
-            None,
-            None,
-            None,
-        ]
-        frame.loc[uniform & (frame["width"] == 0.5), X] = None
-        frame.loc[frame["template"] == "reverse", "n"] = 0
-        figure = draw(frame)
-        assert curve(figure.axes[0], "uniform") == [[1.0, 86]]
-        assert curve(figure.axes[0], "reverse") == []
-        assert len(curve(figure.axes[0], "base")) == 3
-        assert "Reverse-Base" not in words(figure)
-
-    def test_empty_panels_say_what_is_missing(self):
-        frame = grid(widths=(1.0,))
-        frame.loc[frame["dataset"] == "cifar100", "n"] = 0
-        frame.loc[frame["model"] == "inception", X] = None
-        figure = draw(frame)
-        assert words(figure).count("no runs") == 4
-        assert words(figure).count("not measured") == 1
+    def test_panels_are_data_sets_by_models_and_share_accuracies(self, smoke):
+        several = {"datasets": "cifar10,digits", "models": MODELS, "widths": [1.0]}
+        figure = curves(smoke, **several, templates="base,uniform")
+        axes = np.array(figure.axes).reshape(2, 4)
+        assert axes[1, 3].get_title() == "MobileNet, Digits"
+        assert [bool(axis.get_ylabel()) for axis in axes.flat] == [True, *[False] * 3] * 2
+        for row in axes:
+            assert all(row[0].get_shared_y_axes().joined(row[0], axis) for axis in row)
+        assert words(figure).count("no runs") == 7
+        assert figure.get_figwidth() == style.TEXT_WIDTH
         check_layout(figure)
-        nothing = draw(frame.assign(n=0))
-        assert words(nothing).count("no runs") == 8
-        assert not nothing.legends
 
-    @pytest.mark.parametrize("log", [False, True])
-    @pytest.mark.parametrize("widths", [(1.0,), WIDTHS])
-    @pytest.mark.parametrize(
-        ("datasets", "models", "inches"),
-        [
-            (["cifar10"], ["vgg19"], 3.25),
-            (["digits"], ["vgg19", "mobilenet"], 3.25),
-            (["cifar10", "cifar100"], list(FAMILIES), 6.75),
-        ],
-    )
-    def test_every_layout_is_readable(self, datasets, models, inches, widths, log):
-        figure = draw(grid(datasets, models, widths), log=log)
-        assert figure.get_figwidth() == inches
-        assert figure.get_figheight() <= 4
+    def test_bars_go_from_minimum_to_maximum_over_seeds(self, tmp_path):
+        options = {"models": "vgg19", "datasets": "cifar10", "widths": [1.0, 0.5]}
+        for run in choose("figure2", "paper", **options).runs():
+            if run.template == "base" and (run.width == 1.0 or run.seed == 0):
+                trained(run, tmp_path, 90.0 + run.seed)
+        [axis] = curves(tmp_path, profile="paper", widths=[1.0, 0.5]).axes
+        [bars] = [bar for bar in axis.collections if bar.get_segments()]
+        [[low, high]] = bars.get_segments()
+        assert (low[1], high[1]) == (90.0, 92.0)
+        assert low[0] == high[0] == pytest.approx(20.035018)
+        assert line(axis, "base")[-1] == [pytest.approx(20.035018), 91.0]
+
+    def test_dashed_lines_cross_at_the_unmodified_model(self, smoke):
+        [axis] = curves(smoke).axes
+        vertical, horizontal = [one for one in axis.lines if one.get_linewidth() == 0.6]
+        assert set(horizontal.get_ydata()) == {70.0}
+        assert set(vertical.get_xdata()) == {line(axis, "base")[-1][0]}
+        for kept in ({"widths": [0.5]}, {"templates": "uniform"}):
+            [axis] = curves(smoke, **kept).axes
+            assert not [one for one in axis.lines if one.get_linewidth() == 0.6]
+
+    def test_points_at_chance_are_hollow_and_named(self, smoke):
+        assert "at chance" not in words(curves(smoke))
+        choices = choose("figure2", "smoke", models="vgg19", datasets="cifar10", seeds=1)
+        for run in choices.runs():
+            trained(run, smoke, 10.0 if run.template == "quadratic" else 50.0)
+        figure = curves(smoke, seeds=1)
+        hollow = [one for one in figure.axes[0].lines if one.get_markerfacecolor() == "white"]
+        assert [one.get_marker() for one in hollow if len(one.get_xdata())] == ["v"]
+        assert "at chance" in words(figure)
+
+    def test_a_cost_is_of_one_kind_and_says_so(self, smoke):
+        chosen = networks(choose("figure3", "smoke", models="vgg19", datasets="cifar10"))
+        for network in chosen:
+            measured(network, smoke, "training", 64, {"tensor_peak_bytes": 1e9}, COMPUTED)
+        said = words(curves(smoke, "memory", "figure3"))
+        assert "Memory of a training step at batch 64, computed (GB)" in said
+        peaks = {"allocated_peak_bytes": 2e9, "reserved_peak_bytes": 3e9}
+        measured(chosen[0], smoke, "training", 64, peaks, GPU)
+        figure = curves(smoke, "memory", "figure3")
+        assert sum(len(one.get_xdata()) for one in figure.axes[0].lines[:1]) == 1
+        assert f"Memory of a training step at batch 64, allocated (GB)\n{GPU}" in words(figure)
         check_layout(figure)
-        for axis in figure.axes[-len(models) :]:
-            low, high = axis.get_xlim()
-            assert 1 <= sum(low <= tick <= high for tick in axis.get_xticks()) <= 6
 
-    def test_costs_are_linear_unless_asked(self):
-        assert draw(grid()).axes[0].get_xscale() == "linear"
-        assert {axis.get_xscale() for axis in draw(grid(), log=True).axes} == {"log"}
+    def test_without_measurements_a_panel_says_so(self, smoke):
+        figure = curves(smoke, "time", "figure4")
+        assert "not measured" in words(figure)
+        assert not figure.legends
+        check_layout(figure)
 
-    def test_a_missing_column_or_an_empty_frame_is_an_error_that_says_so(self):
-        with pytest.raises(ValueError, match=r"unknown column 'params'.* params_millions"):
-            figures.curves(grid(), "params", "Parameters")
-        with pytest.raises(ValueError, match="empty frame"):
-            draw(grid().head(0))
+    def test_a_cpus_times_are_withheld_where_they_order_nothing(self, smoke):
+        choices = choose("figure4", "smoke", models="vgg19", datasets="cifar10")
+        for i, network in enumerate(networks(choices)):
+            measured(network, smoke, "synchronised", 1, timed(10.0 + i / 10, 0.2), CPU, day=-1)
+        figure = curves(smoke, "time", "figure4")
+        assert "not drawn: most times\nat a width overlap" in words(figure)
+        assert not figure.axes[0].lines
+        check_layout(figure)
+        for i, network in enumerate(networks(choices)):
+            measured(network, smoke, "synchronised", 1, timed(10.0 * (i + 1), 0.01), CPU)
+        figure = curves(smoke, "time", "figure4")
+        assert len(line(figure.axes[0], "base")) == 3
+        assert any(f"{CPU}, 2 threads" in one for one in words(figure))
+
+    def test_equal_times_on_cuda_are_a_result(self, smoke):
+        for network in networks(choose("figure4", "smoke", models="vgg19", datasets="cifar10")):
+            measured(network, smoke, "synchronised", 64, timed(10.0, 0.2), GPU)
+        assert len(line(curves(smoke, "time", "figure4").axes[0], "base")) == 3
+
+    def test_an_unknown_cost_is_an_error_that_says_so(self, smoke):
+        with pytest.raises(
+            ValueError, match="unknown cost 'speed'; choose from parameters, memory"
+        ):
+            curves(smoke, "speed")
+
+
+# -- style and files
+
+DRAW = """
+import sys
+from pathlib import Path
+from fredist.figures import distributions, filters_per_layer, save
+from fredist.paper import MODELS, choose
+choices = choose("figure1", "paper", templates="base,quadratic")
+frame = filters_per_layer(choices)
+save(distributions(frame), choices, frame, Path(sys.argv[1]))
+"""
+
+
+def test_templates_differ_by_colour_in_grey_too_and_by_marker_and_line():
+    looks = style.TEMPLATE_LOOKS.values()
+    assert tuple(style.TEMPLATE_LOOKS) == TEMPLATES
+    for what in ("color", "marker", "linestyle"):
+        assert len({look[what] for look in looks}) == len(TEMPLATES)
+    grey = sorted(np.dot(to_rgb(look["color"]), (0.299, 0.587, 0.114)) for look in looks)
+    assert min(np.diff(grey)) > 0.02
+
+
+def test_the_style_ends_with_its_block_and_ignores_the_users_settings():
+    with matplotlib.rc_context({"lines.linewidth": 9, "figure.facecolor": "red"}):
+        before = dict(matplotlib.rcParams)
+        with style.applied():
+            assert matplotlib.rcParams["lines.linewidth"] == 1.0
+            assert matplotlib.rcParams["figure.facecolor"] == "white"
+        assert dict(matplotlib.rcParams) == before
+    found = font_manager.findfont(style.STYLE["font.family"], fallback_to_default=False)
+    assert found.startswith(matplotlib.get_data_path())
+
+
+def test_another_process_with_other_settings_and_another_date_saves_the_same_bytes(tmp_path):
+    settings = tmp_path / "matplotlibrc"
+    settings.write_text("font.size: 20\npdf.fonttype: 3\nsavefig.bbox: tight\naxes.grid: False\n")
+    other = {"PYTHONHASHSEED": "2", "MATPLOTLIBRC": str(settings), "SOURCE_DATE_EPOCH": "0"}
+    command = [sys.executable, "-c", DRAW, str(tmp_path / "there")]
+    subprocess.run(command, cwd=paths.ROOT, env=os.environ | other, check=True)
+    choices = choose("figure1", "paper", templates="base,quadratic")
+    frame = figures.filters_per_layer(choices)
+    figure = figures.distributions(frame)
+    for _ in range(2):  # saving a figure again changes nothing either
+        saved = figures.save(figure, choices, frame, tmp_path / "here")
+    assert [path.name for path in saved] == [
+        f"figure1-base-quadratic.{kind}" for kind in ("csv", "pdf", "png")
+    ]
+    for path in saved:
+        assert path.read_bytes() == (tmp_path / "there" / path.name).read_bytes()
+    assert saved[0].read_text().startswith("model,template,width,layer,filters\nvgg19,base,1,1,64")
+
+
+def test_files_have_the_size_asked_for_truetype_fonts_and_no_date_or_version():
+    choices = choose("figure1", "paper")
+    frame = figures.filters_per_layer(choices)
+    csv, pdf, png = figures.save(figures.distributions(frame), choices, frame)
+    assert csv == paths.figures_folder() / "paper" / "figure1.csv"  # a part's has a suffix
+    data = pdf.read_bytes()
+    for stream in re.findall(rb"stream\r?\n(.*?)\r?\nendstream", data, re.DOTALL):
+        with suppress(zlib.error):  # not compressed
+            data += zlib.decompress(stream)
+    assert f"/MediaBox [ 0 0 {style.COLUMN_WIDTH * 72:g} ".encode() in data
+    assert b"/FontFile2" in data
+    assert not re.search(rb"/Subtype\s*/Type3", data)
+    assert b"CreationDate" not in data
+    assert b"matplotlib" not in data.lower()
+    assert Image.open(png).size[0] == style.COLUMN_WIDTH * style.DPI
+    assert not Image.open(png).text
+
+
+def test_a_figure_that_cannot_be_drawn_leaves_the_earlier_files_as_they_were(tmp_path):
+    choices = choose("figure1", "paper")
+    frame = figures.filters_per_layer(choices)
+    saved = figures.save(figures.distributions(frame), choices, frame, tmp_path)
+    before = [path.read_bytes() for path in saved]
+    broken = Figure()
+    broken.subplots().set_title(r"$\nosuchcommand$")
+    with pytest.raises(ValueError, match="nosuchcommand"):
+        figures.save(broken, choices, frame.head(1), tmp_path)
+    assert [path.read_bytes() for path in saved] == before
+    assert len(list(tmp_path.iterdir())) == 3

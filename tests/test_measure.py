@@ -1,26 +1,21 @@
-"""What a network costs: memory against hand counts and real steps, times against known ones."""
+"""Memory and time: against hand counts, real steps and a clock that the test turns."""
 
 import time
-from itertools import pairwise
+import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 from torch.distributed._tools.mem_tracker import MemTracker
+from torch.nn.functional import cross_entropy
 
-from fredist import create_model
-from fredist.measure import (
-    bound_ms,
-    compute_memory,
-    count_macs,
-    find_filling_batch,
-    measure_memory,
-    measure_tflops,
-    time_inference,
-)
-from fredist.recipes import Recipe
-from fredist.train import make_optimizer, train_step
+from fredist import measure as module
+from fredist.measure import measure, wanted
+from fredist.networks import Network, make_network
+from fredist.runs import COMPUTED
 
+CPU = torch.device("cpu")
 IMAGE = 3 * 32 * 32 * 4  # bytes
 MAP = 8 * 32 * 32 * 4
 WEIGHTS = (8 * 27 + 8) * 4
@@ -30,13 +25,37 @@ def conv():
     return nn.Conv2d(3, 8, 3, padding=1)
 
 
-# -- computed memory
+def peak(model, batch, method="inference"):
+    images = torch.rand(batch, 3, 32, 32, device="meta")
+    return module._tensor_peak(model.to("meta"), images, method)
+
+
+def computed(model="vgg19", method="inference", **changed):
+    found = wanted(make_network(model, width=0.1), device="cpu", quantities=["memory"])
+    return replace(next(one for one in found if one.method == method), **changed)
+
+
+def timed(model="vgg19", template="base", width=0.1, **changed):
+    network = make_network(model, template, width, convention="published")
+    [found] = wanted(network, device="cpu", quantities="time")
+    return replace(found, **changed)
+
+
+def passes(monkeypatch, *ms):
+    """Return a function whose calls take known times, by a clock that they turn themselves."""
+    now, coming = [0.0], iter(ms)
+    monkeypatch.setattr(time, "perf_counter", lambda: now[0])
+
+    def work():
+        now[0] += next(coming, ms[-1]) / 1000
+
+    return work
 
 
 def test_inference_keeps_what_the_next_layer_reads():
     deep = nn.Sequential(conv(), nn.Sigmoid(), nn.Sigmoid(), nn.Sigmoid())
-    assert compute_memory(conv(), batch=4) == WEIGHTS + 4 * (IMAGE + MAP)
-    assert compute_memory(deep, batch=4) == WEIGHTS + 4 * (IMAGE + 2 * MAP)
+    assert peak(conv(), 4) == WEIGHTS + 4 * (IMAGE + MAP)
+    assert peak(deep, 4) == WEIGHTS + 4 * (IMAGE + 2 * MAP)
 
 
 def test_training_keeps_what_backward_reads_and_the_optimizers_tensors():
@@ -44,155 +63,157 @@ def test_training_keeps_what_backward_reads_and_the_optimizers_tensors():
     # The peak is in the sigmoid's backward: weights and momentum; the images, which the conv will
     # read; the sigmoid's output, the gradients after and before it; 8-byte labels. The last step's
     # gradients are gone, this one's are still to come. 64 bytes are room for the loss.
-    peak = 2 * WEIGHTS + 4 * (IMAGE + 3 * MAP + 8)
-    assert peak < compute_memory(model, batch=4, mode="training") <= peak + 64
-    # Of a layer of many weights it is in the optimiser's step: weights, momentum, gradients, those
-    # with weight decay, and with Nesterov's momentum.
+    least = 2 * WEIGHTS + 4 * (IMAGE + 3 * MAP + 8)
+    assert least < peak(model, 4, "training") <= least + 64
+    # Of a layer of many weights it is in the optimiser's step: weights, momentum, gradients, and
+    # those with weight decay; a fifth copy would be Nesterov's.
     wide = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 100, bias=False))
-    peak = 5 * 3 * 32 * 32 * 100 * 4 + IMAGE + 8
-    assert peak <= compute_memory(wide, batch=1, mode="training") <= peak + 600
+    least = 4 * 3 * 32 * 32 * 100 * 4 + IMAGE + 8
+    assert least <= peak(wide, 1, "training") <= least + 600
+
+
+def test_computed_memory_is_that_of_a_real_step():
+    asked = computed("mobilenet", "training", batch=4)
+    network, images = asked.network.build(), torch.rand(4, 3, 32, 32)
+    labels, tracker = torch.zeros(4, dtype=torch.long), MemTracker()
+    sgd = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
+
+    def step():
+        sgd.zero_grad()
+        cross_entropy(network(images), labels).backward()
+        sgd.step()
+
+    step()
+    tracker.track_external(network, sgd, images, labels)
+    with tracker:
+        step()
+    real = tracker.get_tracker_snapshot("peak")[CPU]["Total"]
+    assert measure(asked, "cpu") == {"tensor_peak_bytes": pytest.approx(real, rel=0.002)}
+
+
+def test_wanted_on_a_cpu_is_computed_memory_and_the_time_of_one_image():
+    network = make_network("vgg19", "reverse", 0.1)
+    found = wanted(network, device="cpu", template="reverse", width=0.1, convention="equations")
+    shown = [(m.quantity, m.method, m.batch, m.device == COMPUTED, m.threads) for m in found]
+    assert shown == [
+        ("memory", "inference", 64, True, None),
+        ("memory", "training", 64, True, None),
+        ("time", "synchronised", 1, False, 1),
+    ]
+    assert {(m.template, m.width, m.convention) for m in found} == {("reverse", 0.1, "equations")}
+    assert [m.id for m in found] == [m.id for m in wanted(network, device="cpu")]  # only labels
+    with pytest.raises(ValueError, match="unknown quantity 'speed'; choose from memory, time"):
+        wanted(network, device="cpu", quantities=["speed"])
 
 
 @pytest.mark.parametrize(
-    ("model", "mode"),
+    "wrong",
     [
-        ("vgg19", "inference"),
-        ("inception", "inference"),
-        ("mobilenet", "training"),
-        ("resnet50", "training"),
+        timed(device="another"),
+        timed(threads=99),
+        timed(device=COMPUTED),
+        timed(quantity="memory", method="training"),  # a CPU's is computed
+        computed(torch="2.0"),
+        computed(threads=1),
     ],
+    ids=str,
 )
-def test_computed_memory_is_that_of_a_real_pass(model, mode):
-    network = create_model(model, width=0.1)
-    images, labels = torch.rand(4, 3, 32, 32), torch.zeros(4, dtype=torch.long)
-    tracker = MemTracker()
-    if mode == "inference":
-        network.eval()
-        tracker.track_external(network, images)
-        with tracker, torch.no_grad():
-            network(images)
-    else:  # the training loop's own second step
-        recipe = Recipe()
-        optimizer = make_optimizer(network, recipe)
-        train_step(network, optimizer, images, labels, recipe)
-        tracker.track_external(network, optimizer, images, labels)
-        with tracker:
-            train_step(network, optimizer, images, labels, recipe)
-    real = tracker.get_tracker_snapshot("peak")[torch.device("cpu")]["Total"]
-    assert compute_memory(network, 4, 32, mode) == pytest.approx(real, rel=0.002)
+def test_what_does_not_belong_here_is_refused(wrong):
+    with pytest.raises(ValueError, match=r"expected a measurement with .*, got .*wanted\(\.\.\.\)"):
+        measure(wrong, "cpu")
 
 
-def test_memory_grows_with_batch_and_image_and_leaves_the_model_as_it_is():
-    model = create_model("vgg19", width=0.1)
-    before = {name: value.clone() for name, value in model.state_dict().items()}
-    small, batch, image = (compute_memory(model, *size) for size in ((4, 32), (8, 32), (4, 64)))
-    assert small < batch < image
-    assert compute_memory(model, 4, 32, "training") > 2 * small
-    assert model.training
-    assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
-    assert all(parameter.grad is None for parameter in model.parameters())
-    with torch.device("meta"):
-        assert compute_memory(create_model("vgg19", width=0.1), 4, 32) == small
+@pytest.mark.parametrize(("ms", "repeats"), [(1, 1000), (200, 5), (2000, 3)])
+def test_times_are_of_warm_passes_during_a_second_and_at_least_three(monkeypatch, ms, repeats):
+    work = passes(monkeypatch, 900, 200, 50, ms)  # the first passes are slow
+    times = module._passes_ms(work, CPU)
+    assert times == pytest.approx([ms] * len(times))
+    assert len(times) in (repeats, repeats + 1)
 
 
-def test_an_unknown_mode_is_an_error():
-    with pytest.raises(ValueError, match="expected a mode from inference, training, got 'test'"):
-        compute_memory(conv(), mode="test")
+def test_the_codes_time_is_the_mean_over_the_test_set_and_the_first_batch_is_apart(monkeypatch):
+    work, seen = passes(monkeypatch, 700, 1, 2, 3), []
+
+    class Model(nn.Linear):
+        def forward(self, images):
+            work()
+            seen.append((len(images), self.training, torch.is_grad_enabled()))
+            return super().forward(images.flatten(1))
+
+    monkeypatch.setattr(module, "_TEST_IMAGES", 48)
+    times = module._times(Model(12, 10), torch.rand(16, 3, 2, 2), "code", CPU)
+    assert times == {"first_ms": pytest.approx(700), "mean_ms": pytest.approx(2), "batches": 3}
+    assert set(seen) == {(16, False, False)}
 
 
-def test_memory_is_measured_on_cuda_only():
-    with pytest.raises(ValueError, match=r"expected a CUDA device, got cpu.*compute_memory"):
-        measure_memory(conv(), device="cpu")
+@pytest.mark.parametrize("asked", [("vgg19", "quadratic", 0.8), ("mobilenet", "uniform", 0.5)])
+def test_no_time_is_below_the_bound_of_the_rate_measured(asked):
+    asked = timed(*asked)
+    found = measure(asked, "cpu")
+    assert min(found["repeats"], found["copy_gbs"], found["bound_ms"]) > 0
+    assert found["bound_ms"] <= found["min_ms"] <= found["median_ms"] <= found["max_ms"]
+    assert found["macs"] == asked.network.macs(32)
+    assert found["bound_ms"] == pytest.approx(2 * found["macs"] / found["tflops"] / 1e9)
+    # It is the products that are fast enough, not the network that had to be taken for one.
+    assert found["tflops"] == pytest.approx(module._rates(CPU)[0])
+
+
+def test_where_a_network_is_faster_than_the_products_its_own_rate_is_the_best(monkeypatch):
+    monkeypatch.setattr(module, "_rates", lambda device: (1e-9, 1.0))
+    found = measure(timed(), "cpu")
+    assert found["bound_ms"] == found["min_ms"]
+    assert found["tflops"] == pytest.approx(2 * found["macs"] / found["min_ms"] / 1e9)
+
+
+def test_settings_and_random_state_of_others_neither_count_nor_change():
+    plain, cudnn = measure(computed(method="training"), "cpu"), torch.backends.cudnn
+    state = torch.get_rng_state()
+    try:
+        cudnn.benchmark = cudnn.deterministic = True
+        torch.use_deterministic_algorithms(True)
+        with torch.inference_mode():
+            assert measure(computed(method="training"), "cpu") == plain
+            measure(timed(width=0.05), "cpu")
+        assert all((cudnn.benchmark, cudnn.deterministic))
+        assert torch.are_deterministic_algorithms_enabled()
+        assert torch.get_rng_state().equal(state)
+    finally:
+        cudnn.benchmark = cudnn.deterministic = False
+        torch.use_deterministic_algorithms(False)
+
+
+class TooLarge(Network):
+    """A network too large for the device: what it holds when it fails is watched."""
+
+    held = None
+
+    def build(self):
+        tensor = torch.ones(8)
+        type(self).held = weakref.ref(tensor)
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore words.")
+
+
+def test_what_does_not_fit_is_named_and_lets_go_of_its_memory():
+    asked = replace(timed(), network=TooLarge("resnet50", (4, 4, 4, 4)))
+    said = r"expected resnet50 base: .* to fit on .*20 GiB.': end"
+    with pytest.raises(MemoryError, match=said) as caught:
+        measure(asked, "cpu")
+    assert TooLarge.held() is None, caught  # while the error is still at hand
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("mode", ["inference", "training"])
-def test_measured_memory_is_the_computed_and_scratch(mode):
-    model = create_model("vgg19")
+def test_memory_on_cuda_is_the_networks_alone_in_any_order():
+    network, step = make_network("vgg19"), 2**25  # the allocator's steps, and cuBLAS's workspace
+    asked = wanted(network, device="cuda", quantities=["memory"])
+    first = [measure(one, "cuda") for one in asked]
     held = torch.ones(2**24, device="cuda")  # of others: not counted
-    found = measure_memory(model, 64, 32, mode)
-    again = measure_memory(model, 64, 32, mode)
-    computed = compute_memory(model, 64, 32, mode)
-    assert found["allocated_peak_bytes"] == again["allocated_peak_bytes"]
-    assert 0.95 * computed < found["allocated_peak_bytes"] < 3 * computed
-    assert found["allocated_peak_bytes"] <= found["reserved_peak_bytes"] <= found["driver_bytes"]
-    assert held.nbytes < found["driver_bytes"]
-
-
-# -- time
-
-
-class Sleeper(nn.Module):
-    """A network whose passes take known times, in ms, and which may run out of memory."""
-
-    def __init__(self, *ms, holds=10**9):
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(1))
-        self.ms, self.holds, self.calls = ms, holds, []
-
-    def forward(self, images):
-        self.calls.append((len(images), self.training, torch.is_inference_mode_enabled()))
-        if len(images) > self.holds:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        time.sleep(self.ms[min(len(self.calls), len(self.ms)) - 1] / 1000 if self.ms else 0)
-        return images
-
-
-def test_times_are_of_warm_passes_and_last_as_long_as_asked():
-    model = Sleeper(300, 40, 10)  # a first pass is slow
-    found = time_inference(model, batch=2, seconds=0.2)
-    assert 10 <= found["min_ms"] < 20
-    assert found["max_ms"] < 200
-    assert found["repeats"] in range(5, 21)
-    assert len(model.calls) - found["repeats"] >= 2
-    assert set(model.calls) == {(2, False, True)}
-    assert model.training
-    names = ["min_ms", "quartile1_ms", "median_ms", "quartile3_ms", "max_ms"]
-    assert all(found[low] <= found[high] for low, high in pairwise(names))
-
-
-def test_a_slow_network_is_still_timed_five_times():
-    model = Sleeper(30)
-    assert time_inference(model, seconds=0.001)["repeats"] == 5
-    assert len(model.calls) == 7
-
-
-def test_the_quartiles_and_the_median_are_those_of_the_times():
-    model = Sleeper(1, 1, 150, 90, 60, 30, 10)  # five timed passes of 150 to 10 ms
-    found = time_inference(model, seconds=0.004)
-    assert found["repeats"] == 5
-    for name, ms in {"min": 10, "quartile1": 30, "median": 60, "quartile3": 90}.items():
-        assert found[f"{name}_ms"] == pytest.approx(ms, abs=15)
-
-
-def test_a_time_respects_the_bound_of_the_rate_measured():
-    model = create_model("vgg19", width=0.25)
-    found = time_inference(model, batch=8, seconds=0.05)
-    bound = bound_ms(count_macs(model), 8, measure_tflops(size=512))
-    assert 0 < bound < 4 * found["median_ms"]  # Winograd's convolutions need fewer than are counted
-    assert bound_ms(10**9, 1, 2.0) == pytest.approx(1.0)
-
-
-def test_the_rate_is_one_that_a_computer_can_have():
-    assert 1e-4 < measure_tflops(size=256) < 1e4
-
-
-def test_the_settings_of_others_stay():
-    torch.set_float32_matmul_precision("high")
-    try:
-        time_inference(conv(), seconds=0.001)
-        assert torch.get_float32_matmul_precision() == "high"
-    finally:
-        torch.set_float32_matmul_precision("highest")
-
-
-@pytest.mark.parametrize(("holds", "expected"), [(10, 8), (8, 8), (1, 1), (10**9, 16)])
-def test_the_filling_batch_is_the_largest_power_of_two_that_fits(holds, expected):
-    model = Sleeper(holds=holds)
-    assert find_filling_batch(model, largest=20) == expected
-    assert model.calls[0][0] == 16
-
-
-def test_where_not_even_one_image_fits_the_error_is_shown():
-    with pytest.raises(torch.OutOfMemoryError):
-        find_filling_batch(Sleeper(holds=0), largest=8)
+    again = [measure(one, "cuda") for one in reversed(asked)][::-1]
+    for one, other in zip(first, again, strict=True):
+        assert one == {name: pytest.approx(value, abs=step) for name, value in other.items()}
+    assert first[0]["reserved_bytes"] > 4 * network.params
+    computed = [measure(one, "cpu") for one in wanted(network, device="cpu", quantities=["memory"])]
+    for one, other in zip(first[1:], computed, strict=True):
+        tensors = other["tensor_peak_bytes"]
+        assert 0.95 * tensors < one["allocated_peak_bytes"] < 3 * tensors
+        assert one["allocated_peak_bytes"] <= one["reserved_peak_bytes"] + step
+    assert torch.cuda.memory_allocated() < 2 * held.nbytes

@@ -1,27 +1,38 @@
-"""Several processes that train, which wait for each other, are interrupted, or die."""
+# ruff: noqa: F401 (a fixture is imported)
+"""Several processes that make jobs, which wait for each other, are interrupted, or die."""
 
 import json
-import multiprocessing
 import os
+import pty
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from pathlib import Path
 
 import filelock
+import psutil
 import pytest
 import torch
-from sweeping import outcome, records, straight, trained, unfinished
+from test_jobs import (
+    bad,
+    computed,
+    ended,
+    one_at_a_time,
+    outcome,
+    records,
+    straight,
+    tiny,
+    unfinished,
+)
+from test_workers import wait_for
 
-from fredist.__main__ import main
-from fredist.data import load
-from fredist.runs import Store, write_record
-from fredist.sweep import TrainingFailed, describe, train_missing
+from fredist.jobs import Outcome, make
+from fredist.records import Store
+from fredist.workers import share
 
-ROOT = Path(__file__).parents[1]
 # Holds a lock until its input ends, or until it is killed.
 HOLDER = """
 import sys, filelock
@@ -30,15 +41,32 @@ lock.acquire()
 print("held", flush=True)
 sys.stdin.read()
 """
+# What a command line does, in a terminal of its own if it has one: two runs at a time.
+COMMAND = """
+import fcntl, os, signal, sys, termios
+if os.isatty(0):
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever shell runs the tests
+try:
+    import torch
+    from test_jobs import tiny
+    from fredist.jobs import make
+    torch.set_num_threads(2)
+    make([tiny(epochs=1000, seed=seed) for seed in (0, 1, 2)], device="cpu")
+except KeyboardInterrupt:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    print("interrupted: the same command continues", flush=True)
+    os._exit(130)  # PyTorch's own ending takes seconds on a busy machine
+"""
 
 
 @pytest.fixture
 def hold(own_runs):
-    """Return a function that starts a process which holds a run's lock."""
+    """Return a function that starts a process which holds a job's lock."""
     holders = []
 
-    def start(run):
-        lock = unfinished(own_runs, run, "lock")
+    def start(job):
+        lock = unfinished(own_runs, job, "lock")
         lock.parent.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-c", HOLDER, str(lock)]
         pipe = subprocess.PIPE
@@ -55,214 +83,251 @@ def hold(own_runs):
 # -- several processes
 
 
-def test_a_run_in_other_hands_is_waited_for_at_the_end(tiny, own_runs, hold, wait_for, capsys):
-    held, free = tiny(), tiny(template="reverse", epochs=1, lr_steps=())
+def test_a_job_in_other_hands_is_waited_for_at_the_end(own_runs, hold, capsys):
+    held, free = tiny(), tiny(template="reverse")
     holder, early = hold(held), []
 
     def release():
         try:
             wait_for(lambda: Store().find(free))
-            time.sleep(0.3)  # during which nothing may happen
+            time.sleep(0.8)  # during which nothing may happen, but it is said what it waits for
             early.extend(path for path in own_runs.glob("*.json") if held.id in path.name)
         finally:
             holder.kill()
 
     thread = threading.Thread(target=release)
     thread.start()
-    assert train_missing([held, free]) == 0
+    assert make([held, free]) == Outcome(2, 2, 0, {})
     thread.join()
     assert early == []
-    assert trained(capsys.readouterr().out) == [describe(free), describe(held)]
+    shown = capsys.readouterr().out
+    assert ended(shown) == [str(free), str(held)]
+    assert f"waiting for another process to make {held}\n" in shown
     assert set(records(own_runs)) == {held.id, free.id}
 
 
-def test_what_another_process_finishes_meanwhile_is_taken(tiny, own_runs, hold, wait_for, capsys):
-    held, free = tiny(), tiny(template="reverse", epochs=1, lr_steps=())
-    holder = hold(held)
+def test_what_another_process_makes_meanwhile_is_taken(
+    own_runs,
+    hold,
+    tmp_path,
+    capsys,
+):
+    jobs = [tiny(), computed()]
+    make(jobs)
+    shutil.copytree(own_runs, tmp_path / "theirs")
+    for path in own_runs.glob("*.json"):
+        path.unlink()
+    before = records(tmp_path / "theirs")
+    holders = [hold(job) for job in jobs]
 
     def finish():
-        try:
-            wait_for(lambda: Store().find(free))
-            provenance = {"device_type": "cpu", "finished": "2026-03-01T12:00:00+00:00"}
-            write_record(held, {"test_top1": 12.34}, {}, provenance)
-        finally:
+        wait_for(lambda: "waiting" in capsys.readouterr().out)
+        shutil.copytree(tmp_path / "theirs", own_runs, dirs_exist_ok=True)
+        for holder in holders:
             holder.kill()
 
     thread = threading.Thread(target=finish)
     thread.start()
-    assert train_missing([held, free]) == 0
+    assert make(jobs) == Outcome(2, 2, 0, {})
     thread.join()
-    assert "12.34% (trained by another process)" in capsys.readouterr().out
-    assert records(own_runs)[held.id].results == {"test_top1": 12.34}
+    assert capsys.readouterr().out.count("(made by another process)") == 2
+    assert records(own_runs).keys() == before.keys()
 
 
-def test_the_limit_holds_while_waiting(tiny, own_runs, hold, capsys):
-    run, bad = tiny(), tiny(lr=1e6)
+def test_the_limit_holds_while_waiting(own_runs, hold, capsys):
+    run = tiny()
     hold(run)
-    assert train_missing([run], minutes=0.05) == 1
-    assert not records(own_runs)
-    shown = capsys.readouterr().out
-    assert "time is up: 1 of 1 runs left" in shown
-    assert "none will be" not in shown  # who has it may well finish it
-    with pytest.raises(TrainingFailed, match="1 of 2 runs failed"):
-        train_missing([run, bad], minutes=0.1)
-    assert "time is up: 1 of 2 runs left" in capsys.readouterr().out
+    start = time.monotonic()
+    result = make([run, bad(seed=1)], minutes=4 / 60)
+    assert time.monotonic() - start < 5
+    assert (result.made, result.left, list(result.failed)) == (0, 1, [str(bad(seed=1))])
+    assert "time is up: 1 of 2 left" in capsys.readouterr().out
 
 
-def test_what_a_kill_has_left_half_written_is_removed(tiny, own_runs):
-    run, other = tiny(epochs=1, lr_steps=()), tiny(seed=1)
-    torn, not_ours = (unfinished(own_runs, r, "pt.0123.tmp") for r in (run, other))
-    torn.parent.mkdir(parents=True)
-    for path in (torn, not_ours):
-        path.write_bytes(b"half a checkpoint")
-    train_missing([run])
-    assert not torn.exists()
-    assert not_ours.exists()  # another process may be writing it
-
-
-def test_a_dead_owners_lock_is_taken_over(tiny, own_runs, hold):
-    run = tiny(epochs=1, lr_steps=())
+def test_a_dead_owners_lock_is_taken_over(own_runs, hold):
+    run = tiny()
     holder = hold(run)
     holder.kill()
     holder.wait()
     assert unfinished(own_runs, run, "lock").exists()
-    assert train_missing([run], minutes=5) == 0
-    assert set(records(own_runs)) == {run.id}
+    assert make([run], minutes=5).made == 1
 
 
-def train_at_once(barrier, runs):
-    load("digits")
-    barrier.wait()
-    return train_missing(runs)
+def make_all(jobs, report):
+    torch.set_num_threads(1)
+    return make(jobs)
 
 
-def test_two_processes_share_the_runs_and_train_each_once(tiny, own_runs, process):
-    runs = [tiny(seed=seed, template=t) for seed in (0, 1) for t in ("base", "reverse")]
-    barrier = multiprocessing.get_context("forkserver").Barrier(2)
-    children = [process(train_at_once, barrier, runs) for _ in range(2)]
-    for child in children:
-        child.join(300)
-        assert child.exitcode == 0  # none left
-    assert set(records(own_runs)) == {run.id for run in runs}
+def test_two_processes_share_the_jobs_and_make_each_once(own_runs):
+    jobs = [tiny(seed=seed) for seed in range(4)]
+    outcomes = [outcome for _, outcome in share([jobs, jobs], make_all, 2)]
+    assert all(one.left == 0 and one.failed == {} for one in outcomes)
+    assert set(records(own_runs)) == {job.id for job in jobs}
+    assert list((own_runs / "unfinished").iterdir()) == []
 
 
 # -- one process for each core
 
 
-@pytest.fixture
-def two_cores():
-    """Let two runs be trained at once, whatever the machine has."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(threads)
-
-
-def test_on_two_cores_two_are_trained_at_once_and_give_the_same(
-    tiny, digits, own_runs, two_cores, capsys
+def test_on_two_cores_two_are_trained_at_once_and_one_that_dies_fails_alone(
+    own_runs,
+    capsys,
 ):
-    bad = tiny(lr=1e6, epochs=40)  # the longest by the estimate, hence the first
-    good = [tiny(), tiny("mobilenet")]
-    with pytest.raises(TrainingFailed, match=rf"1 of 3 runs failed; .*{bad.name}\.failed\.json"):
-        train_missing([*good, bad])
-    first, *lines = capsys.readouterr().out.splitlines()
-    assert re.match(r"training 3 runs on .*, 2 at a time, estimated [\d.]+ (s|min)$", first)
-    assert [line.split("]")[0] for line in lines] == ["[1/3", "[2/3", "[3/3"]
-    assert sorted(line.split("] ")[1].split(": ")[0] for line in lines) == sorted(
-        describe(run) for run in (bad, *good)
-    )
-    found = records(own_runs)
-    assert set(found) == {run.id for run in good}
-    for run in good:
-        assert outcome(found[run.id]) == straight(run, digits)
-        assert found[run.id].provenance["threads"] == 1
-    failure = json.loads(unfinished(own_runs, bad, "failed.json").read_text())
-    assert "in train_epoch" in failure["traceback"]
-    assert "Diverged: the loss of epoch 1 is" in failure["traceback"]
-    left = {path.suffix for path in (own_runs / "unfinished").iterdir()}
-    assert left <= {".lock", ".json"}
-
-
-def train_on_two_cores(runs):
     torch.set_num_threads(2)
-    return train_missing(runs)
+    dying = tiny(epochs=40, lr_steps=(30,))  # the longest, hence the first
+    good = [tiny(), tiny("mobilenet"), bad(seed=2)]
+
+    def kill():
+        wait_for(unfinished(own_runs, dying, "pt").exists)
+        os.kill(holder_of(unfinished(own_runs, dying, "lock")), signal.SIGKILL)
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    result = make([*good, dying], device="cpu")
+    thread.join()
+    assert (result.asked, result.made, result.left) == (4, 2, 0)
+    assert set(result.failed) == {str(dying), str(bad(seed=2))}
+    assert "status -9: killed, perhaps because memory ran out" in result.failed[str(dying)]
+    first, *lines = capsys.readouterr().out.splitlines()
+    assert re.match(r"training 4 runs on .*, 2 at a time, estimated [\d.]+ (s|min)$", first)
+    assert [line.split("]")[0] for line in lines] == ["[1/4", "[2/4", "[3/4", "[4/4"]
+    found = records(own_runs)
+    assert set(found) == {run.id for run in good[:2]}
+    for run in good[:2]:
+        assert outcome(found[run.id]) == straight(run)
+    failure = json.loads(unfinished(own_runs, bad(seed=2), "failed.json").read_text())
+    assert "Diverged: " in failure["traceback"]
+    assert make([dying], device="cpu").made == 1  # from where it was killed
+    assert outcome(records(own_runs)[dying.id]) == straight(dying)
+    left = {path.name for path in (own_runs / "unfinished").iterdir()}
+    assert left == {f"{good[2].name}.{ending}" for ending in ("lock", "failed.json")}
 
 
-@pytest.mark.slow
-def test_a_killed_parent_leaves_no_lock_held(tiny, own_runs, process, wait_for):
-    runs = [tiny(epochs=1000, seed=seed) for seed in (0, 1)]
-    child = process(train_on_two_cores, runs)
-    kept = [unfinished(own_runs, run, "pt") for run in runs]
-    wait_for(lambda: all(path.exists() for path in kept))
-    child.kill()
-    child.join()
-    for path in kept:
-        with filelock.FileLock(path.with_suffix(".lock"), timeout=20):
-            last = path.stat().st_mtime_ns
-            time.sleep(0.3)
-            assert path.stat().st_mtime_ns == last  # nobody trains it any more
+def holder_of(path):
+    """Return the process that has a file open, of this one's children."""
+    for child in psutil.Process().children(recursive=True):
+        if str(path) in [os.path.realpath(f"/proc/{child.pid}/fd/{fd}") for fd in _open(child)]:
+            return child.pid
+    raise AssertionError(f"nobody holds {path}")
+
+
+def _open(child):
+    return os.listdir(f"/proc/{child.pid}/fd")
 
 
 # -- interrupted
 
 
-def test_killed_and_called_again_it_ends_the_same(tiny, digits, own_runs, process, wait_for):
-    run = tiny(epochs=8, lr_steps=(5, 7))
-    checkpoint, kept = unfinished(own_runs, run, "pt"), None
+@pytest.fixture
+def command(own_runs):
+    """Return a function that starts the command, on a terminal or on pipes."""
+    started = []
 
-    def written():
-        return checkpoint.exists() and checkpoint.stat().st_mtime_ns
+    def start(terminal):
+        variables = {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+        if terminal:
+            variables["FREDIST_PLAIN"] = ""
+        started.append(
+            subprocess.Popen(
+                [sys.executable, "-c", COMMAND],
+                stdin=terminal or subprocess.DEVNULL,
+                stdout=terminal or subprocess.PIPE,
+                stderr=terminal or subprocess.STDOUT,
+                env=os.environ | variables,
+                start_new_session=True,
+            )
+        )
+        return started[-1]
 
-    for _ in range(2):
-        child = process(train_missing, [run])
-        wait_for(lambda kept=kept: written() not in (False, kept))
-        child.kill()
-        child.join()
-        assert child.exitcode == -signal.SIGKILL
-        assert not records(own_runs)
-        kept = written()
-    assert train_missing([run]) == 0
-    record = records(own_runs)[run.id]
-    assert outcome(record) == straight(run, digits)
-    assert record.provenance["sessions"] == 3
-    assert not checkpoint.exists()
+    yield start
+    for process in started:
+        for one in (*_workers(process), process):
+            one.kill()
+        process.wait()
 
 
-def test_ctrl_c_keeps_the_checkpoint_and_frees_the_lock(own_runs, process, wait_for):
-    choice = "train table1 --profile smoke --datasets digits --models vgg19 --templates base"
-    child = process(main, [*choice.split(), "--seeds", "71", "--device", "cpu"])
-    folder = own_runs / "unfinished"
-    wait_for(lambda: list(folder.glob("*.pt")))
-    os.kill(child.pid, signal.SIGINT)
-    child.join(120)
-    assert child.exitcode == 130
-    assert not records(own_runs)
-    assert {path.suffix for path in folder.iterdir()} <= {".pt", ".lock"}
-    (checkpoint,) = folder.glob("*.pt")
-    assert torch.load(checkpoint, weights_only=True)["progress"]["epoch"] >= 1
-    with filelock.FileLock(checkpoint.with_suffix(".lock"), timeout=0):
-        pass
+def _workers(process):
+    try:
+        return psutil.Process(process.pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def read_all(terminal):
+    text = b""
+    while True:
+        try:
+            text += os.read(terminal, 65536)
+        except OSError:  # the other end is closed
+            return text.decode()
+
+
+def both_train(folder):
+    """Wait until two runs are being trained."""
+    wait_for(lambda: len(list((folder / "unfinished").glob("vgg19-*.pt"))) == 2)
+
+
+@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
+def test_ctrl_c_in_a_terminal_is_one_sentence(own_runs, command, stopped):
+    ours, theirs = pty.openpty()
+    process = command(theirs)
+    os.close(theirs)
+    shown = []
+    reader = threading.Thread(target=lambda: shown.append(read_all(ours)))
+    reader.start()
+    both_train(own_runs)
+    workers = _workers(process)
+    assert len(workers) == 2
+    if stopped:
+        workers[0].suspend()
+    start = time.monotonic()
+    for _ in range(1 + stopped):  # the second during the clean-up
+        os.write(ours, b"\x03")
+    assert process.wait(10) == 130
+    assert time.monotonic() - start < 3
+    reader.join()
+    os.close(ours)
+    (text,) = shown
+    assert "Traceback" not in text
+    assert "leaked" not in text
+    assert re.search(r"epochs: +\d+%\|.*vgg19 base seed \d, \d+ of 1000 epochs", text)
+    assert text.rstrip().endswith("interrupted: the same command continues")
+    assert text.count("\n") < 6
+    wait_for(lambda: not any(worker.is_running() for worker in workers), seconds=5)
+    for path in (own_runs / "unfinished").glob("*.lock"):
+        with filelock.FileLock(path, timeout=0):
+            pass
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_the_command_continues_after_a_signal(tmp_path, wait_for, number):
-    choice = "train table1 --profile smoke --datasets digits --models mobilenet --templates base"
-    command = [sys.executable, "-m", "fredist", *choice.split(), "--seeds", "71", "--device", "cpu"]
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_workers_end_with_their_parent_and_leave_nothing_half_written(
+    own_runs,
+    command,
+    number,
+):
+    process = command(None)
+    both_train(own_runs)
+    workers = _workers(process)
+    process.send_signal(number)
+    assert process.wait(10) == -number
+    wait_for(lambda: not any(worker.is_running() for worker in workers), seconds=5)
+    text = process.stdout.read().decode()
+    assert "Traceback" not in text
+    assert text.count("\n") == 1
+    for path in (own_runs / "unfinished").glob("*.pt"):
+        with filelock.FileLock(path.with_suffix(".lock"), timeout=0):
+            digest, _, content = path.read_bytes().partition(b"\n")
+            assert len(digest) == 64
+            assert content
 
-    def start(folder):
-        environment = os.environ | {"FREDIST_RUNS": str(folder)}
-        return subprocess.Popen(command, cwd=ROOT, env=environment)
 
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    with start(killed) as child:
-        wait_for(lambda: list(killed.glob("unfinished/*.pt")), seconds=600)
-        child.send_signal(number)
-    assert child.returncode == {signal.SIGKILL: -signal.SIGKILL, signal.SIGINT: 130}[number]
-    assert not records(killed)
-    for folder in (killed, whole):
-        with start(folder) as child:
-            assert child.wait(600) == 0
-    (continued,), (expected,) = records(killed).values(), records(whole).values()
-    assert continued.provenance["sessions"] == 2
-    assert (continued.run, *outcome(continued)) == (expected.run, *outcome(expected))
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", [0.3 * n for n in range(1, 21)])
+def test_ctrl_c_at_any_moment_prints_no_traceback(own_runs, command, moment):
+    process = command(None)
+    time.sleep(moment)
+    os.killpg(process.pid, signal.SIGINT)
+    text = process.communicate(timeout=20)[0].decode()
+    assert process.returncode == 130
+    assert "Traceback" not in text

@@ -1,143 +1,98 @@
-"""The recipes: what the paper states, and how the profiles depart from it."""
+"""Recipes: the author's protocol, every field checked and in one form."""
 
-from dataclasses import FrozenInstanceError, asdict, fields, replace
-from fractions import Fraction
+from dataclasses import asdict, replace
 
-import numpy as np
 import pytest
 
 from fredist.data import DATASETS
-from fredist.recipes import CHOICES, PROFILES, Profile, Recipe, Reduction
-from fredist.runs import canonical, make_run
+from fredist.paper import MODELS, WIDTHS, choose
+from fredist.recipes import PROFILES, Recipe, differences
+from fredist.runs import make_run
+from fredist.templates import TEMPLATES
 
 
-def differences(a, b):
-    return {f.name for f in fields(a) if getattr(a, f.name) != getattr(b, f.name)}
+def test_paper_is_the_authors_released_code():
+    recipe = PROFILES["paper"].recipe
+    assert asdict(recipe) == {
+        "epochs": 160, "lr": 0.1, "lr_steps": (80, 120), "batch_size": 128, "momentum": 0.9,
+        "nesterov": False, "weight_decay": 1e-4, "augmentation": "pad_crop", "pad": 4,
+        "flip": True, "evaluate_train": False, "precision": "float32",
+        "memory_format": "contiguous",
+    }  # fmt: skip
+    assert PROFILES["paper"].seeds == (0, 1, 2)
+    assert PROFILES["paper16"].recipe == replace(recipe, batch_size=16)
+    run = make_run(PROFILES["paper"], "cifar100", "vgg19")
+    assert run.normalisation == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
-def test_the_default_recipe_is_what_section_4_states():
-    recipe = Recipe()
-    assert (recipe.epochs, recipe.lr, recipe.batch_size) == (160, 0.1, 16)
-    assert (recipe.lr_steps, recipe.pad, recipe.flip) == ((80, 120), 4, True)
-    assert recipe.reported_epoch == "last"
-
-
-@pytest.mark.parametrize(
-    ("epoch", "lr"), [(0, 0.1), (79, 0.1), (80, 0.01), (119, 0.01), (120, 0.001), (159, 0.001)]
-)
-def test_the_rate_is_a_tenth_from_epochs_80_and_120_on(epoch, lr):
-    assert Recipe().lr_at(epoch) == pytest.approx(lr, rel=1e-12)
-
-
-def test_without_steps_the_rate_stays():
-    assert {Recipe(lr_steps=()).lr_at(epoch) for epoch in range(160)} == {0.1}
-
-
-def test_the_profiles_and_their_seeds():
-    assert list(PROFILES) == ["paper", "paper128", "quick", "narrow", "smoke"]
-    for name in ("paper", "paper128", "quick"):
-        assert PROFILES[name].seeds == (0, 1, 2)
-        assert PROFILES[name].datasets == ("cifar10", "cifar100")
-        assert PROFILES[name].reduction == Reduction()
-    with pytest.raises(TypeError):
-        PROFILES["mine"] = PROFILES["paper"]
-
-
-def test_paper128_differs_in_the_batch_alone():
-    paper, other = PROFILES["paper"], PROFILES["paper128"]
-    assert differences(paper, other) == {"recipe"}
-    assert differences(paper.recipe, other.recipe) == {"batch_size"}
-    assert other.recipe.batch_size == 128
-
-
-def test_quick_is_a_tenth_as_long():
-    quick, whole = PROFILES["quick"].recipe, PROFILES["paper128"].recipe
-    assert 10 * quick.epochs == whole.epochs
-    assert tuple(10 * step for step in quick.lr_steps) == whole.lr_steps
-    how = {"precision", "memory_format", "deterministic"}
-    assert differences(quick, whole) == {"epochs", "lr_steps"} | how
-
-
-@pytest.mark.parametrize("name", PROFILES)
-def test_every_profile_can_be_trained(name):
-    profile = PROFILES[name]
-    assert set(profile.datasets) <= set(DATASETS)
-    assert list(profile.recipe.lr_steps) == sorted(profile.recipe.lr_steps)
-    assert max(profile.recipe.lr_steps) < profile.recipe.epochs
-    for dataset in (*profile.datasets, "digits"):
-        info = DATASETS[dataset]
-        train, _ = profile.reduction.images(info.train, info.test)
-        assert train % profile.recipe.batch_size != 1  # a last batch of one image
-
-
-@pytest.mark.parametrize("field", CHOICES)
-def test_an_unknown_choice_is_an_error_that_lists_the_right_ones(field):
-    listed = ", ".join(CHOICES[field])
-    with pytest.raises(ValueError, match=f"unknown {field} 'best'.*choose from {listed}"):
-        Recipe(**{field: "best"})
-    with pytest.raises(ValueError, match=f"unknown {field}"):
-        replace(Recipe(), **{field: "best"})
-
-
-def test_unknown_fields_are_errors():
-    for kind in (Recipe, Reduction, Profile):
-        with pytest.raises(TypeError, match="unexpected keyword argument 'learning_rate'"):
-            kind(learning_rate=0.1)
-
-
-@pytest.mark.parametrize("wrong", [{"epochs": 0}, {"batch_size": 1}])
-def test_no_epochs_and_batches_of_one_are_errors(wrong):
-    with pytest.raises(ValueError, match="expected at least 1 epoch and batches of at least 2"):
-        Recipe(**wrong)
-
-
-def test_the_same_values_are_the_same_run_whatever_their_type():
-    whole = Recipe(lr=1, momentum=0, weight_decay=0, epochs=np.int64(3), lr_steps=[1, np.int64(2)])
-    exact = Recipe(lr=1.0, momentum=0.0, weight_decay=0.0, epochs=3, lr_steps=(1, 2))
-    assert canonical(asdict(whole)) == canonical(asdict(exact))
-    assert (whole, hash(whole)) == (exact, hash(exact))
-    for factor in (1, Fraction(1), np.float32(1)):
-        assert canonical(asdict(Reduction(factor))) == canonical(asdict(Reduction(1.0)))
-    assert Reduction(np.float32(0.7)) == Reduction(Fraction(7, 10)) == Reduction(0.7)
-    profiles = [Profile(recipe, (0,), ("digits",), Reduction(1)) for recipe in (whole, exact)]
-    first, second = (make_run(profile, "digits", "vgg19", "base").id for profile in profiles)
-    assert first == second
+def test_table_2_has_its_own_recipe():
+    batches = {
+        run.template: run.recipe.batch_size
+        for run in choose("table2", "paper", models="vgg19", seeds=0).runs()
+    }
+    assert batches == {
+        "base": 256, "reverse": 16, "uniform": 128, "quadratic": 16, "negative_quadratic": 32,
+    }  # fmt: skip
+    recipe = PROFILES["paper"].tiny_recipe
+    assert (recipe.epochs, recipe.lr, recipe.lr_steps) == (90, 0.01, (45, 67))
+    assert recipe.augmentation == "resized_crop"
+    assert recipe.evaluate_train
 
 
 @pytest.mark.parametrize(
-    ("kind", "wrong", "message"),
+    ("field", "value"),
     [
-        (Recipe, {"epochs": 3.0}, "an integer of at least 0 as epochs, got 3.0"),
-        (Recipe, {"batch_size": True}, "an integer of at least 0 as batch_size, got True"),
-        (Recipe, {"pad": None}, "an integer of at least 0 as pad, got None"),
-        (Recipe, {"lr": "0.1"}, "a number as lr, got '0.1'"),
-        (Recipe, {"momentum": False}, "a number as momentum, got False"),
-        (Recipe, {"flip": 1}, "True or False as flip, got 1"),
-        (Recipe, {"deterministic": "no"}, "True or False as deterministic, got 'no'"),
-        (Recipe, {"lr_steps": 80}, "a list of integers as lr_steps, got 80"),
-        (Recipe, {"lr_steps": [0.5]}, "an integer of at least 0 as lr_steps, got 0.5"),
-        (Recipe, {"precision": 32}, "a string as precision, got 32; choose from float32, bf"),
-        (Reduction, {"width_factor": "1"}, "a number as width, got '1'"),
-        (Reduction, {"train_images": 1e3}, "an integer of at least 0 as train_images, got 1000.0"),
+        ("lr", float("nan")), ("lr", 0), ("lr", -0.1), ("lr", "0.1"), ("lr", float("inf")),
+        ("lr_steps", (120, 80)), ("lr_steps", (80, 80)), ("lr_steps", (160,)), ("lr_steps", 80),
+        ("lr_steps", (80.0,)), ("epochs", 0), ("epochs", 1.0), ("batch_size", 1),
+        ("momentum", 1.0), ("momentum", -0.5), ("weight_decay", float("nan")), ("pad", -1),
+        ("flip", 1), ("nesterov", "no"), ("precision", "float16"), ("augmentation", "none"),
+        ("memory_format", None),
     ],
-)
-def test_values_of_another_type_are_refused(kind, wrong, message):
-    with pytest.raises(TypeError, match=f"expected {message}"):
-        kind(**wrong)
+)  # fmt: skip
+def test_nonsense_is_an_error_that_names_the_field(field, value):
+    with pytest.raises((ValueError, TypeError), match=field):
+        Recipe(**{field: value})
 
 
-@pytest.mark.parametrize("value", [Recipe(), Reduction(), PROFILES["paper"]])
-def test_values_are_frozen_and_hashable(value):
-    for field in fields(value):
-        with pytest.raises(FrozenInstanceError):
-            setattr(value, field.name, None)
-    assert hash(value) == hash(replace(value))
-    assert asdict(value) == asdict(replace(value))
+def test_one_number_has_one_form():
+    assert Recipe(lr=1, weight_decay=-0.0, lr_steps=[80, 120]) == Recipe(
+        lr=1.0, weight_decay=0.0, lr_steps=(80, 120)
+    )
+    assert repr(Recipe(weight_decay=-0.0).weight_decay) == "0.0"
 
 
-@pytest.mark.parametrize(
-    ("limits", "left"),
-    [((None, None), (1437, 360)), ((160, 100), (160, 100)), ((9999, 9999), (1437, 360))],
-)
-def test_a_reduction_limits_the_images(limits, left):
-    assert Reduction(1.0, *limits).images(1437, 360) == left
+def test_combinations_that_cannot_be_used_are_errors():
+    with pytest.raises(ValueError, match="momentum above 0"):
+        Recipe(momentum=0.0, nesterov=True)
+    with pytest.raises(ValueError, match="pad=0"):
+        Recipe(augmentation="resized_crop")
+
+
+def test_smoke_has_no_layer_with_fewer_than_four_filters():
+    def flat(filters):
+        return [f for one in filters for f in (one if isinstance(one, tuple) else [one])]
+
+    for model in MODELS:
+        for template in TEMPLATES:
+            run = make_run(PROFILES["smoke"], "cifar10", model, template)
+            assert min(flat(run.network.filters)) >= 4, (model, template)
+
+
+@pytest.mark.parametrize("profile", PROFILES)
+def test_every_profile_trains_every_network_it_names(profile):
+    own = PROFILES[profile]
+    for dataset in own.datasets:
+        assert dataset in DATASETS
+    widths = own.curve_widths or WIDTHS
+    assert set(widths) <= set(WIDTHS)
+    assert len(choose("figure2", profile, datasets="cifar10").runs()) == (
+        len(own.curve_models or MODELS) * 5 * len(widths) * len(own.seeds)
+    )
+
+
+def test_a_profile_says_all_that_differs_from_the_authors_code():
+    said = "; ".join(differences(PROFILES["smoke"]))
+    for words in ("epochs 4 instead of 160", "repetitions", "train images", "width multiplied by"):
+        assert words in said
+    assert differences(PROFILES["paper"]) == []

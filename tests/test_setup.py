@@ -1,10 +1,14 @@
-"""The lock, what installs from it, and the two kinds of environment `make setup` builds."""
+"""The lock, what installs from it, and the environments that `make setup` builds and refuses."""
 
+import ast
+import fcntl
 import importlib.util
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from collections import namedtuple
 from importlib import metadata
@@ -14,22 +18,22 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-ROOT = Path(__file__).parents[1]
+from fredist.paths import ROOT
+
 LOCK = (ROOT / "requirements.lock").read_text()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+SCRIPT = ROOT / "tools" / "setup_env.py"
 
-spec = importlib.util.spec_from_file_location("setup_env", ROOT / "tools" / "setup_env.py")
+spec = importlib.util.spec_from_file_location("setup_env", SCRIPT)
 setup_env = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(setup_env)
 
 
-def make(*args, timeout=60):
-    """Return the finished `make`, free of what an outer make would pass on."""
-    clean = {
-        key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS"))
-    }
-    command = ["make", "--no-print-directory", "-C", str(ROOT), *map(str, args)]
-    return subprocess.run(command, env=clean, capture_output=True, text=True, timeout=timeout)
+def make(*args, timeout=60, **environment):
+    """Return the finished `make setup`, free of what an outer make would pass on."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    how = {"env": clean | environment, "capture_output": True, "text": True, "timeout": timeout}
+    return subprocess.run(["make", "-C", str(ROOT), "setup", *map(str, args)], **how)
 
 
 def pins():
@@ -39,6 +43,9 @@ def pins():
         name, version = re.match(r"([a-z0-9-]+)==([^ ;]+)", block).groups()
         found.setdefault(name, set()).add(version)
     return found
+
+
+# The lock
 
 
 def test_every_locked_package_has_hashes_and_a_version():
@@ -64,11 +71,6 @@ def test_every_declared_package_is_locked_at_a_version_it_allows():
 
 
 def test_the_locked_torch_and_torchvision_are_a_pair():
-    import torch
-    import torchvision
-
-    kept = torchvision.ops.nms(torch.tensor([[0.0, 0, 1, 1], [0, 0, 1, 1]]), torch.ones(2), 0.5)
-    assert kept.tolist() == [0]
     if metadata.version("torchvision") not in pins()["torchvision"]:
         pytest.skip("another torchvision than the lock's is installed")
     (needed,) = (Requirement(r) for r in metadata.requires("torchvision") if r.startswith("torch"))
@@ -80,64 +82,158 @@ def test_conda_installs_the_lock_with_its_hashes():
     assert "      - --require-hashes\n      - -r requirements.lock\n" in text
 
 
-def test_help_lists_every_target():
-    text = (ROOT / "Makefile").read_text()
-    phony = re.search(r"^\.PHONY: ((?:.*\\\n)*.*)", text, re.MULTILINE)[1].replace("\\\n", " ")
-    listed = [line.split()[0] for line in make("help").stdout.splitlines() if line.startswith("  ")]
-    notebooks = re.search(r"^NOTEBOOKS := (.*)", text, re.MULTILINE)[1].split()
-    for target in set(phony.split()) - {"$(NOTEBOOKS)"} | set(notebooks):
-        assert target in listed
-
-
-def test_a_notebook_target_passes_only_the_options_that_are_set():
-    shown = make("-n", "table1", "PROFILE=quick", "MODELS=vgg19,mobilenet").stdout
-    assert shown.endswith("-m fredist render table1 --profile quick --models vgg19,mobilenet\n")
-
-
 def test_the_oldest_versions_are_those_of_pyproject():
-    def dotted(version):
-        return ".".join(map(str, version))
-
-    assert PROJECT["project"]["requires-python"] == f">={dotted(setup_env.OLDEST_PYTHON)}"
-    assert f"torch>={dotted(setup_env.OLDEST_TORCH)}" in PROJECT["project"]["dependencies"]
+    python, torch = (
+        ".".join(map(str, v)) for v in (setup_env.OLDEST_PYTHON, setup_env.OLDEST_TORCH)
+    )
+    assert PROJECT["project"]["requires-python"] == f">={python}"
+    assert f"torch>={torch}" in PROJECT["project"]["dependencies"]
 
 
 def test_system_torch_leaves_out_torch_and_its_libraries_only():
-    left = {
-        b.split("==")[0] for b in setup_env.lock_blocks(LOCK) if setup_env.TORCH_PACKAGES.match(b)
-    }
+    left = {name for name in pins() if setup_env.TORCH_PACKAGES.match(f"{name}==")}
     assert {"torch", "torchvision", "triton", "nvidia-cublas", "cuda-toolkit"} <= left
     assert not {"timm", "numpy", "setuptools"} & left
+
+
+# What is refused, and left as it is
+
+
+def write(path, text="the user's"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+
+
+def a_folder(venv):
+    write(venv / "x")
+
+
+def an_environment_in_a_project(venv):
+    write(venv / "pyvenv.cfg")
+    write(venv / "my_code.py")
+
+
+def an_environment_with_packages(venv):
+    write(venv / "pyvenv.cfg")
+    write(venv / "lib/python3.11/site-packages/jax-1.dist-info/METADATA")
+
+
+def a_link(venv):
+    venv.symlink_to("target")
+
+
+def a_link_to_an_environment(venv):
+    write(venv.with_name("target") / ".fredist-setup")
+    write(venv.with_name("target") / "x")
+    a_link(venv)
+
+
+@pytest.mark.parametrize(
+    "there",
+    [
+        a_folder,
+        an_environment_in_a_project,
+        an_environment_with_packages,
+        a_link,
+        a_link_to_an_environment,
+        write,
+    ],
+)
+def test_what_is_not_ours_is_refused_and_stays_as_it_is(tmp_path, there):
+    venv = tmp_path / "a venv"
+    there(venv)
+    before = sorted((path, path.lstat().st_mtime_ns) for path in tmp_path.rglob("*"))
+    refused = make(f"VENV={venv}")
+    assert refused.returncode
+    assert re.search(f"setup: expected a new .* {venv} is a .*make setup VENV=", refused.stderr)
+    assert sorted((path, path.lstat().st_mtime_ns) for path in tmp_path.rglob("*")) == before
+
+
+def test_two_makes_in_one_checkout_take_turns(tmp_path):
+    command = [sys.executable, SCRIPT, tmp_path / "target"]
+    write(tmp_path / "target" / "x")
+    with open(setup_env.LOCK) as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX)
+        second = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        with pytest.raises(subprocess.TimeoutExpired):
+            second.wait(0.5)
+    assert second.wait(30) == 1  # its folder is refused
+
+
+def test_a_new_empty_begun_or_own_environment_is_built(tmp_path):
+    setup_env.check_folder(tmp_path / "new")
+    setup_env.check_folder(tmp_path)
+    write(tmp_path / "pyvenv.cfg")  # as an editor or `python -m venv` leaves it
+    write(tmp_path / "lib/python3.11/site-packages/pip-25.0.dist-info/METADATA")
+    setup_env.check_folder(tmp_path)
+    write(tmp_path / "lib/python3.11/site-packages/torch-2.15.dist-info/METADATA")
+    write(tmp_path / ".fredist-setup", "")  # interrupted
+    setup_env.check_folder(tmp_path)
+
+
+def test_an_old_python_can_read_why_it_is_refused():
+    ast.parse(SCRIPT.read_text(), feature_version=(3, 6))
+
+
+@pytest.mark.parametrize(
+    ("lacking", "message"),
+    [
+        ("sys.version_info = (3, 9, 1)", "expected Python 3.11 or later .* is 3.9. Name one: make"),
+        ("sys.modules['ensurepip'] = None", "has no ensurepip .*: install python3-venv"),
+    ],
+)
+def test_a_python_that_will_not_do_is_refused(tmp_path, lacking, message):
+    start = f"import runpy, sys; {lacking}; sys.argv = ['', sys.argv[2]]; "
+    start += f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    venv = tmp_path / "venv"
+    ran = subprocess.run(
+        [sys.executable, "-c", start, "x", str(venv)], capture_output=True, text=True
+    )
+    assert ran.returncode
+    assert re.search(message, ran.stderr)
+    assert not venv.exists()
 
 
 def test_a_full_disk_is_told_before_anything_is_fetched(tmp_path, monkeypatch, capsys):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(setup_env.shutil, "disk_usage", lambda _: usage(10**12, 10**12, 10**9))
     with pytest.raises(SystemExit, match=r"expected 1\.2 GB free for .*, got 1\.0\. Make room"):
-        setup_env.check_disk(str(tmp_path / "venv"), "system")
+        setup_env.check_disk(tmp_path / "no" / "venv", "system")
     assert "needs about 1.2 GB of disk (1 GB are free)" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("torch", "message"),
     [
-        (None, "expects torch and torchvision that work in .*No module named 'torch'"),
+        (None, "got ModuleNotFoundError: No module named 'torch'"),
         ("raise OSError('no libcudart')", "got OSError: no libcudart"),
-        ("__version__ = '2.10.1+cpu'", r"expects torch 2\.11 or later, .* has 2\.10\.1\+cpu"),
+        ("__version__ = '2.10.1+cpu'", r"expects torch 2\.11 or later .* got torch 2\.10\.1\+cpu"),
     ],
 )
 def test_a_system_torch_that_will_not_do_is_refused(tmp_path, torch, message):
-    other = tmp_path / "other"
+    other = tmp_path / "other python"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", other], check=True)
     (site,) = other.glob("lib/python*/site-packages")
     if torch:
-        (site / "torch.py").write_text(torch + "\nzeros = lambda *size: None\n")
-        fake = "class ops:\n    nms = print\n__version__ = '0.25'\n"
-        (site / "torchvision.py").write_text(fake)
-    refused = make("setup", "TORCH=system", f"PYTHON={other}/bin/python", f"VENV={tmp_path}/venv")
-    assert refused.returncode != 0
+        write(site / "torch.py", torch + "\nzeros = lambda *size: None\n")
+        write(site / "torchvision.py", "class ops:\n    nms = print\n__version__ = '0.25'\n")
+    refused = make("TORCH=system", f"PYTHON={other}/bin/python", f"VENV={tmp_path}/venv")
+    assert refused.returncode
     assert re.search(message, refused.stderr)
     assert not (tmp_path / "venv").exists()
+
+
+def test_settings_of_where_packages_come_from_are_kept_and_no_others():
+    kept = "PIP_INDEX_URL PIP_EXTRA_INDEX_URL PIP_FIND_LINKS PIP_NO_INDEX PIP_CERT PIP_CLIENT_CERT"
+    kept += " PIP_CONFIG_FILE PIP_PROXY PIP_TRUSTED_HOST PIP_CACHE_DIR PIP_DEFAULT_TIMEOUT UV_INDEX"
+    kept += " UV_DEFAULT_INDEX UV_INDEX_OURS_PASSWORD UV_FIND_LINKS UV_CACHE_DIR UV_NATIVE_TLS"
+    gone = "PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIRE_VIRTUALENV UV_OVERRIDE"
+    gone += " PIP_CONSTRAINT UV_SYSTEM_PYTHON UV_TORCH_BACKEND UV_NO_VERIFY_HASHES PYTHONPYCACHE"
+    assert all(re.match(setup_env.SOURCES, name) for name in kept.split())
+    assert not any(re.match(setup_env.SOURCES, name) for name in gone.split())
+
+
+# What is built
 
 
 @pytest.fixture
@@ -153,12 +249,42 @@ def registry():
 
 
 @pytest.mark.slow
+def test_an_index_that_pip_is_told_of_is_the_only_one_asked(tmp_path):
+    nobody = {"PIP_INDEX_URL": "http://127.0.0.1:9/simple", "PIP_RETRIES": "0"}
+    nobody |= {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": ""}
+    failed = make("TORCH=default", f"VENV={tmp_path}/venv", timeout=300, **nobody)
+    assert failed.returncode
+    assert "setup: pip installs the lock" in failed.stdout
+    assert re.search(r"No matching distribution|Connection refused", failed.stderr)
+    assert not (tmp_path / "venv" / "bin" / "uv").exists()
+
+
+@pytest.mark.slow
 def test_system_torch_is_used_and_all_else_is_the_lock_s(tmp_path, registry):
-    venv = tmp_path / "venv"
-    ask = ["setup", f"VENV={venv}", "TORCH=system", f"PYTHON={sys.executable}"]
-    built = make(*ask, timeout=1200)
+    """Whatever the user has set, and after an interruption."""
+    venv, wrong = tmp_path / "a venv", tmp_path / "wrong"
+    conf = f"[install]\nuser = true\ntarget = {wrong}\n[global]\nrequire-virtualenv = true\n"
+    write(tmp_path / "pip.conf", conf)
+    write(tmp_path / "modules" / "json.py", "raise SystemExit('not of the standard library')")
+    settings = {name: str(wrong) for name in ("PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PYTHONHOME")}
+    settings |= dict.fromkeys(("PIP_USER", "PIP_REQUIRE_VIRTUALENV", "UV_SYSTEM_PYTHON"), "1")
+    settings |= {"UV_OVERRIDE": str(wrong), "PYTHONPATH": str(tmp_path / "modules")}
+    # One that is set already may name the index that the test needs.
+    settings["PIP_CONFIG_FILE"] = os.environ.get("PIP_CONFIG_FILE", str(tmp_path / "pip.conf"))
+    ask = [f"VENV={venv}", "TORCH=system", f"PYTHON={sys.executable}"]
+
+    command = [sys.executable, SCRIPT, venv, "--torch", "system"]
+    first = subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True)
+    while not (venv / "bin" / "pip").exists() and first.poll() is None:
+        time.sleep(0.05)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.communicate()
+    assert not (venv / "bin" / "timm").exists()
+    built = make(*ask, timeout=1200, **settings)
     assert built.returncode == 0, built.stdout + built.stderr
     assert f"setup: torch {metadata.version('torch').split('+')[0]}" in built.stdout
+    assert not wrong.exists()
+    assert not (ROOT / "lib").exists()  # where pip would install with an empty prefix
 
     # From elsewhere, so that the current folder provides nothing.
     names = ["torch", "torchvision", "timm", "papermill", "fredist"]
@@ -184,4 +310,4 @@ def test_system_torch_is_used_and_all_else_is_the_lock_s(tmp_path, registry):
             assert installed.name.removeprefix(f"{name}-").removesuffix(".dist-info") in versions
 
     assert "nothing to do" in make(*ask).stdout
-    assert "(torch: system), nothing to do" in make("setup", f"VENV={venv}").stdout
+    assert "(torch: system), nothing to do" in make(f"VENV={venv}").stdout

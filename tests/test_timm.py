@@ -8,7 +8,7 @@ import timm
 import torch
 from torch import nn
 
-from fredist.models import FAMILIES, create_model
+from fredist import create_model
 
 NAMES = ("vgg19", "resnet50", "inception", "mobilenet")
 
@@ -23,40 +23,29 @@ def images(size=32):
 
 def test_timm_lists_the_four():
     assert timm.list_models("fredist_*") == sorted(f"fredist_{name}" for name in NAMES)
-    assert tuple(FAMILIES) == NAMES
 
 
 @pytest.mark.parametrize(
-    "imports",
+    ("imports", "known"),
     [
-        "import fredist, timm",
-        "import timm, fredist",
-        "import fredist; fredist.create_model('mobilenet', width=0.1); import timm",
-        "import fredist; from timm.layers import ConvNormAct; import timm",
-        "import fredist.models.inception; import timm",
-        "from fredist.models.vgg import FilterVGG; import timm",
+        ("import timm, fredist", [4]),
+        # Nothing tells timm of fredist before one of its networks is asked for, or its registry.
+        ("import fredist, timm", [0, 4]),
+        ("import fredist.networks.registry", [4]),
     ],
 )
-def test_timm_knows_them_in_whatever_order_it_is_imported(imports):
-    code = f"{imports}; print(len(timm.list_models('fredist_*')), timm.create_model.__module__)"
+def test_timm_knows_them(imports, known):
+    code = f"""
+{imports}
+import timm
+if {len(known) == 2}:
+    print(len(timm.list_models("fredist_*")))
+    fredist.create_model("mobilenet", width=0.1)
+print(len(timm.list_models("fredist_*")))
+assert timm.create_model("fredist_resnet50", template="uniform", width=0.1).filters == (24,) * 4
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("4 timm.models._factory\n", "")
-
-
-def test_filters_are_redistributed_without_waiting_for_pytorch():
-    code = (
-        "import sys, fredist; from fredist.models import redistribute; "
-        "print(fredist.apply_template([1, 3], 'reverse'), redistribute('resnet50', 'uniform')); "
-        "print({'torch', 'timm', 'numpy', 'pandas'} & set(sys.modules))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("(3, 1) (240, 240, 240, 240)\nset()\n", "")
-
-
-def test_rendering_from_records_does_not_wait_for_timm():
-    code = "import sys, fredist.render; print({'timm', 'torchvision'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("set()\n", "")
+    assert (done.stdout, done.stderr) == ("".join(f"{n}\n" for n in known), "")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +54,8 @@ def test_rendering_from_records_does_not_wait_for_timm():
         ("vgg19", {"head": "flatten7x7"}),
         ("vgg19", {"convention": "published", "template": "quadratic"}),
         ("resnet50", {"round_to": 8}),
-        ("inception", {"reading": "proportional"}),
-        ("mobilenet", {"scale_fixed": True, "in_chans": 1}),
+        ("inception", {"keep_total": True}),
+        ("mobilenet", {"vertex": "middle", "template": "quadratic", "in_chans": 1}),
     ],
 )
 def test_timm_builds_the_same(name, options):
@@ -77,12 +66,14 @@ def test_timm_builds_the_same(name, options):
         bare, base = timm.create_model(f"fredist_{name}"), create_model(name)
     assert shapes(theirs) == shapes(ours)
     assert shapes(bare) == shapes(base)
-    assert (theirs.filters, theirs.options) == (ours.filters, ours.options)
+    assert theirs.network == ours.network
     assert (theirs.template, theirs.width) == (options["template"], 0.25)
     config = timm.get_pretrained_cfg(f"fredist_{name}")
     assert (config.num_classes, config.input_size) == (10, (3, 32, 32))
     assert ours.get_submodule(config.first_conv).in_channels == options.get("in_chans", 3)
     assert ours.get_submodule(config.classifier) is ours.get_classifier()
+    assert ours.default_cfg["architecture"] == f"fredist_{name}"
+    assert ours.default_cfg == theirs.default_cfg
 
 
 @pytest.mark.parametrize(
@@ -111,14 +102,14 @@ def test_a_classifier_can_be_read_replaced_and_left_out(name, options):
 
 
 @pytest.mark.parametrize("pool", ["max", "avgmax", "catavgmax"])
-def test_inceptions_pooling_can_be_replaced(pool):
-    model = create_model("inception", "reverse", 0.05).half().eval()
+@pytest.mark.parametrize("name", NAMES)
+def test_pooling_can_be_replaced(name, pool):
+    model = create_model(name, "reverse", 0.05).half().eval()
     model.reset_classifier(5, pool)
     assert model.get_classifier().weight.dtype == torch.half
-    assert model.head_hidden_size == model.num_features * (2 if pool == "catavgmax" else 1)
     assert model.float()(images()).shape == (2, 5)
     model.reset_classifier(6)
-    assert model.global_pool.pool_type == pool
+    assert model(images()).shape == (2, 6)
 
 
 @pytest.mark.parametrize("subset", [None, (0, 2), (1,)])
@@ -128,7 +119,7 @@ def test_feature_maps_are_as_described(name, subset):
     if subset:
         arguments["out_indices"] = subset
     model = timm.create_model(f"fredist_{name}", **arguments).eval()
-    levels = {"vgg19": 6, "resnet50": 5, "inception": 3, "mobilenet": 5}[name]
+    levels = {"inception": 3}.get(name, 5)
     info = model.feature_info
     for size in (32, 64):
         maps = model(images(size))
@@ -136,6 +127,16 @@ def test_feature_maps_are_as_described(name, subset):
         assert [m.shape[2] for m in maps] == [size // r for r in info.reduction()]
         assert len(maps) == len(subset or range(levels))
     assert info.reduction() == sorted(info.reduction())
+    assert model.network.model == name
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_intermediates_are_those_of_the_forward_pass(name):
+    model = create_model(name, "uniform", 0.1).eval()
+    final, maps = model.forward_intermediates(images())
+    assert final.equal(model.forward_features(images()))
+    assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
+    assert [32 // m.shape[2] for m in maps] == [info["reduction"] for info in model.feature_info]
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,6 +1,5 @@
 """Several processes: what they are given, what they say, and how each of them ends."""
 
-import multiprocessing
 import os
 import signal
 import subprocess
@@ -11,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-# Found beside the package, for it needs nothing of it: so its processes start without PyTorch.
-sys.path.append(str(Path(__file__).parents[1] / "fredist"))
-from workers import Failure, share
+from fredist.workers import Failure, share
 
-# Says which processes two workers are, and then does nothing for a minute.
+# Says which processes two workers are, and then does nothing for a minute. A script without
+# `if __name__ == "__main__"`, which its workers must not run again.
 PARENT = """
+import signal
 from test_workers import nap, share
+signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever shell runs the tests
 try:
     list(share([60, 60], nap, 2, lambda task, pid: print(pid, flush=True)))
 except KeyboardInterrupt:
@@ -47,6 +47,13 @@ def follow(task, report):
     return os.getpid()
 
 
+class Unreadable:
+    """What cannot be understood where it arrives."""
+
+    def __reduce__(self):
+        return int, ("not a number",)
+
+
 def is_alive(pid):
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
@@ -55,16 +62,22 @@ def is_alive(pid):
     return stat.rpartition(")")[2].split()[0] != "Z"
 
 
+def wait_for(condition, seconds=120):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"not within {seconds} s"
+        time.sleep(0.005)
+
+
 @pytest.fixture
 def parent():
     """Start a process that has two workers, in a group of its own; return it and their ids."""
-    path = os.pathsep.join(sys.path)
     started = subprocess.Popen(
         [sys.executable, "-c", PARENT],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": path},
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
         start_new_session=True,
     )
     workers = [int(started.stdout.readline()) for _ in range(2)]
@@ -96,12 +109,14 @@ def test_tasks_begin_in_order_and_end_as_they_end(tmp_path):
 def test_a_failure_or_a_death_is_one_tasks_own(tmp_path):
     ends = {"a": "fail", "b": "killed", "c": "", "d": "exit", "e": "", "f": ""}
     tasks = [(tmp_path, name, "", end) for name, end in ends.items()]
+    tasks.insert(2, (tmp_path, "unreadable", Unreadable(), ""))
     outcomes = {task[1]: outcome for task, outcome in share(tasks, follow, 2)}
-    assert sorted(outcomes) == list("abcdef")
+    assert sorted(outcomes) == [*"abcdef", "unreadable"]
     assert outcomes["a"].error == "ValueError: a cannot be"
     assert 'raise ValueError(f"{name} cannot be")' in outcomes["a"].traceback
     assert "status -9: killed, perhaps because memory ran out" in outcomes["b"].error
     assert outcomes["d"].error == "its process ended with status 3"
+    assert "invalid literal for int" in outcomes["unreadable"].error
     assert all(isinstance(outcomes[name], Failure) for name in "abd")
     assert all(isinstance(outcomes[name], int) for name in "cef")
 
@@ -121,13 +136,14 @@ def test_no_tasks_need_no_process():
     assert list(share([], nap, 2)) == []
 
 
-def test_closing_ends_the_processes_at_once():
-    with closing(share([60, 0, 60], nap, 2)) as outcomes:
+def test_closing_ends_the_processes_at_once_even_a_stopped_one():
+    pids = []
+    with closing(share([60, 0, 60], nap, 2, lambda task, pid: pids.append(pid))) as outcomes:
         assert next(outcomes)[0] == 0
-        pids = [process.pid for process in multiprocessing.active_children()]
-        assert len(pids) == 2
+        assert len(set(pids)) == 2
+        os.kill(pids[0], signal.SIGSTOP)
         start = time.monotonic()
-    assert time.monotonic() - start < 10
+    assert time.monotonic() - start < 2
     assert not any(is_alive(pid) for pid in pids)
 
 
@@ -144,20 +160,23 @@ def test_an_error_in_tell_ends_the_processes_too():
     assert not any(is_alive(pid) for pid in pids)
 
 
-def test_workers_end_with_a_killed_parent(parent, wait_for):
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_workers_end_with_a_killed_parent(parent, number):
     process, workers = parent
     assert all(is_alive(pid) for pid in workers)
-    process.kill()
+    process.send_signal(number)
     wait_for(lambda: not any(is_alive(pid) for pid in workers), seconds=10)
     assert process.communicate() == ("", "")
 
 
-@pytest.mark.skipif(
-    signal.getsignal(signal.SIGINT) == signal.SIG_IGN, reason="Ctrl-C is ignored in the background"
-)
-def test_ctrl_c_is_the_parents_alone(parent):
+@pytest.mark.parametrize("stopped", [False, True])
+def test_ctrl_c_is_the_parents_alone(parent, stopped):
     process, workers = parent
+    if stopped:
+        os.kill(workers[0], signal.SIGSTOP)
+    start = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     assert process.communicate(timeout=10) == ("interrupted\n", "")
+    assert time.monotonic() - start < 2
     assert process.returncode == 0
     assert not any(is_alive(pid) for pid in workers)

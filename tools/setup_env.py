@@ -1,7 +1,8 @@
 """Build the environment of `make setup`: a venv with the packages of requirements.lock.
 
-Needs nothing but the standard library, and runs on old interpreters long enough to say that they
-are too old. The stamp is written last, so that an interrupted setup is redone.
+Run by the Python to build from, with its standard library alone; it parses on Python 3.6, to say
+that this is too old. A stamp marks the folder as ours before anything is in it and is filled in
+last: an interrupted setup is redone, and no folder but our own is ever emptied.
 """
 
 import argparse
@@ -14,105 +15,64 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-LOCK = os.path.join(ROOT, "requirements.lock")
+ROOT = Path(__file__).resolve().parent.parent
+LOCK, PROJECT, STAMP = ROOT / "requirements.lock", ROOT / "pyproject.toml", ".fredist-setup"
 OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 11)  # as in pyproject.toml, where a test compares them
-
-# GB to download and GB on disk, measured with an empty cache. On Linux the registry's torch brings
-# its CUDA libraries, most of both.
-SIZES = {"linux": (3.4, 6.5), "elsewhere": (0.5, 1.7), "system": (0.3, 1.2)}
-
-# What TORCH=system leaves to the other interpreter: torch, its pair and its libraries.
+# GB to download and GB on disk, measured with an empty cache. On Linux most of both are the CUDA
+# libraries of torch.
+SIZES = {"linux": (3.4, 6.5), "darwin": (0.5, 1.7), "system": (0.3, 1.2)}
+# What TORCH=system leaves to the Python that it is built from.
 TORCH_PACKAGES = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)==")
+# An environment that is only begun, as by an editor, holds nothing to lose.
+BARE = {"bin", "include", "lib", "lib64", "pyvenv.cfg", ".gitignore"}
+# The user's settings of pip and uv that say where packages come from. Any other, and Python's own,
+# could install something else or somewhere else: PIP_USER, PIP_TARGET, UV_OVERRIDE, PYTHONHOME.
+SOURCES = "(PIP|UV)_.*(INDEX|LINKS|CERT|TLS|PROXY|HOST|KEYRING|TIMEOUT|RETRIES|CACHE|CONFIG_FILE)"
 
-# Run by the interpreter to build from. The boxes make torchvision load its compiled half, which is
-# where a mismatched pair fails.
-PROBE = """
-import json, os, sys
-facts = {"version": sys.version_info[:2], "prefix": sys.prefix}
-facts["base"] = getattr(sys, "_base_executable", None) or sys.executable
-try:
-    import ensurepip, venv
-except ImportError as error:
-    facts["no_venv"] = str(error)
-if sys.argv[1] == "system":
+
+def check_python():
+    """Exit where this Python is too old or cannot make environments."""
+    problem = None
+    if sys.version_info[:2] < OLDEST_PYTHON:
+        problem = "is {}.{}".format(*sys.version_info)
     try:
-        import torch, torchvision
-        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
-        facts["torch"], facts["torchvision"] = torch.__version__, torchvision.__version__
-        homes = [os.path.dirname(os.path.dirname(m.__file__)) for m in (torch, torchvision)]
-        homes += [p for p in sys.path if p.endswith(("site-packages", "dist-packages"))]
-        facts["homes"] = list(dict.fromkeys(homes))
-    except Exception as error:
-        facts["no_torch"] = "%s: %s" % (type(error).__name__, error)
-print(json.dumps(facts))
-"""
-
-
-def wait_for_turn():
-    """Return a held lock: two makes in a fresh checkout must not build one environment together."""
-    lock = open(LOCK)  # noqa: SIM115 (held until the caller closes it)
-    with contextlib.suppress(OSError):  # some network disks have no locks, and mostly need none
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    return lock
-
-
-def lock_blocks(text):
-    """Return the lock's requirements as a list of blocks, each with its hashes.
-
-    >>> lock_blocks("# made by\\na==1 \\\\\\n    --hash=sha256:0\\nb==2\\n")
-    ['a==1 \\\\\\n    --hash=sha256:0\\n', 'b==2\\n']
-    """
-    return re.findall(r"^[a-z0-9].*\n(?:[ \t]+.*\n)*", text, re.MULTILINE)
-
-
-def probe(python, kind):
-    """Return what `python` says of itself and, with kind "system", of its torch.
-
-    Exits, saying what to do, where either will not do.
-    """
-    try:
-        found = subprocess.run([python, "-c", PROBE, kind], stdout=subprocess.PIPE, check=True)
-    except (OSError, subprocess.CalledProcessError) as error:
+        __import__("ensurepip"), __import__("venv")
+    except ImportError as error:
+        problem = problem or f"has no {error.name} (on Debian and Ubuntu: install python3-venv)"
+    if problem:
         sys.exit(
-            f"setup: expected a Python to build from, {python} failed ({error}). Try PYTHON=..."
+            "setup: expected Python 3.11 or later (3.11 to 3.13 are tested) that can make virtual "
+            f"environments, {sys.executable} {problem}. Name one: make setup PYTHON=python3.12"
         )
-    facts = json.loads(found.stdout.decode().splitlines()[-1])
-    if tuple(facts["version"]) < OLDEST_PYTHON:
-        sys.exit(
-            "setup: expected Python 3.11 or later (3.11 to 3.13 are tested), {} is {}.{}. "
-            "Name another one: make setup PYTHON=python3.12".format(python, *facts["version"])
-        )
-    if "no_venv" in facts:
-        sys.exit(
-            f"setup: {python} cannot make virtual environments ({facts['no_venv']}). On Debian and "
-            "Ubuntu install python3-venv, or name another Python: make setup PYTHON=..."
-        )
-    if "no_torch" in facts:
-        sys.exit(
-            f"setup: TORCH=system expects torch and torchvision that work in {python}, and got "
-            f"{facts['no_torch']}. Name their Python: make setup TORCH=system PYTHON=..."
-        )
-    if kind == "system" and tuple(map(int, re.findall(r"\d+", facts["torch"])[:2])) < OLDEST_TORCH:
-        sys.exit(
-            f"setup: TORCH=system expects torch 2.11 or later, {python} has {facts['torch']}. "
-            "Upgrade that one, or take the lock's: make setup TORCH=default"
-        )
-    return facts
+
+
+def check_folder(venv):
+    """Exit unless `venv` is free, ours, or an environment with nothing in it yet."""
+    names = {path.name for path in venv.iterdir()} if venv.is_dir() else set()
+    packages = {p.name.split("-")[0] for p in venv.glob("lib/python*/site-packages/*.dist-info")}
+    if venv.is_symlink():
+        got = f"a link to {venv.resolve()}"  # which may be anything, and is not ours to empty
+    elif venv.exists() and not venv.is_dir():
+        got = "a file"
+    elif STAMP in names or (names <= BARE and packages <= {"pip", "setuptools"}):
+        return
+    else:
+        got = "a folder with other contents"
+    sys.exit(
+        "setup: expected a new or empty folder, or the environment of an earlier make setup; "
+        f"{venv} is {got}. It stays as it is: move it away, or name another: make setup VENV=..."
+    )
 
 
 def check_disk(venv, kind):
     """Print what the setup will download and keep; exit if the disk has no room for it."""
-    sizes = kind if kind == "system" else "linux" if sys.platform == "linux" else "elsewhere"
-    download, disk = SIZES[sizes]
-    folder = os.path.dirname(venv)
-    while not os.path.isdir(folder):
-        folder = os.path.dirname(folder)
-    free = shutil.disk_usage(folder).free / 1e9
-    why = ", most of it torch and its CUDA libraries" if sizes == "linux" else ""
-    print(f"setup: {venv} needs about {disk} GB of disk ({free:.0f} GB are free){why}")
-    print(f"setup: downloads about {download} GB, less what an earlier setup left in the cache")
+    download, disk = SIZES["system" if kind == "system" else sys.platform]
+    folder = next(parent for parent in venv.parents if parent.is_dir())
+    free = shutil.disk_usage(str(folder)).free / 1e9
+    print(f"setup: {venv} needs about {disk} GB of disk ({free:.0f} GB are free), and downloads of")
+    print(f"setup: about {download} GB, less what is still in the cache from before", flush=True)
     if free < disk:
         sys.exit(
             f"setup: expected {disk} GB free for {venv}, got {free:.1f}. "
@@ -120,108 +80,129 @@ def check_disk(venv, kind):
         )
 
 
-def build(venv, kind, python, facts):
-    """Make the venv and install the lock, without the torch packages if kind is "system"."""
-    source = python if kind == "system" else facts["base"]  # not a venv's link: that may be ours
-    subprocess.run([source, "-m", "venv", "--clear", venv], check=True)
-    with open(LOCK) as file:
-        blocks = lock_blocks(file.read())
-    if kind == "system":
-        blocks = [block for block in blocks if not TORCH_PACKAGES.match(block)]
-    locks = {"uv.lock": [b for b in blocks if b.startswith("uv==")], "all.lock": blocks}
-    for name, chosen in locks.items():
-        with open(os.path.join(venv, name), "w") as file:
-            file.writelines(chosen)
-
-    flags = ["--require-hashes", "--no-deps", "-r"]  # the lock is complete: nothing to resolve
-    pip = [os.path.join(venv, "bin", "python"), "-m", "pip", "install"]
-    uv = [os.path.join(venv, "bin", "uv"), "pip", "install", "--python", pip[0]]
-    # As pip does. Where Python keeps no bytecode of its own, every import would take twice as long.
-    uv.append("--compile-bytecode")
-    if not sys.stderr.isatty():  # a log needs no progress, nor 150 names
-        uv.append("--quiet")
+def find_torch():
+    """Return the folders in which this Python finds torch and torchvision; exit if it does not."""
     try:
-        subprocess.run([*pip, "--quiet", *flags, os.path.join(venv, "uv.lock")], check=True)
-        subprocess.run([*uv, *flags, os.path.join(venv, "all.lock")], check=True)
-    except (OSError, subprocess.CalledProcessError):
-        print("setup: uv did not finish; pip goes on with the same lock, more slowly", flush=True)
-        subprocess.run([*pip, *flags, os.path.join(venv, "all.lock")], check=True)
-    if kind == "system":  # last, so that no installer takes those packages for the venv's own
-        where = "import sysconfig; print(sysconfig.get_path('purelib'))"
-        site = subprocess.check_output([pip[0], "-c", where]).decode().strip()
-        with open(os.path.join(site, "system-torch.pth"), "w") as file:
-            file.writelines(home + "\n" for home in facts["homes"])
+        import torch
+        import torchvision
+
+        # Boxes make torchvision load its compiled half, which is where a mismatched pair fails.
+        torchvision.ops.nms(torch.zeros(1, 4), torch.zeros(1), 0.5)
+        found = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
+        new = tuple(map(int, re.findall(r"\d+", torch.__version__)[:2])) >= OLDEST_TORCH
+    except Exception as error:
+        found, new = f"{type(error).__name__}: {error}", False
+    if not new:
+        sys.exit(
+            "setup: TORCH=system expects torch 2.11 or later and its torchvision in "
+            f"{sys.executable}, got {found}. Name the Python that has them: make setup "
+            "TORCH=system PYTHON=..., or take the lock's: make setup TORCH=default"
+        )
+    print(f"setup: {found} of {sys.executable}")
+    homes = [str(Path(module.__file__).parent.parent) for module in (torch, torchvision)]
+    homes += [path for path in sys.path if path.endswith(("site-packages", "dist-packages"))]
+    return list(dict.fromkeys(homes))
 
 
-def install_project(venv):
-    """Install fredist itself, editable, from what the venv already has."""
-    pip = [os.path.join(venv, "bin", "python"), "-m", "pip", "install", "--quiet"]
-    subprocess.run(
-        [*pip, "--no-index", "--no-deps", "--no-build-isolation", "-e", ROOT], check=True
-    )
+def lock_blocks(text):
+    """Return the lock's requirements as a list of blocks, each with its hashes."""
+    return re.findall(r"^[a-z0-9].*\n(?:[ \t]+.*\n)*", text, re.MULTILINE)
 
 
-def digest(path):
-    """Return the SHA-256 of a file, in hexadecimal."""
-    with open(path, "rb") as file:
-        return hashlib.sha256(file.read()).hexdigest()
+def pip_install(venv, *words):
+    """Install into the venv with its own pip; a pip.conf may say where from, but not where to."""
+    places = ["--no-user", "--target=", "--root=/", f"--prefix={venv}"]
+    command = [venv / "bin" / "python", "-m", "pip", "install", *places, "--no-deps", *words]
+    subprocess.run(command, check=True)
 
 
-def main(argv=None):
+def build(venv, kind):
+    """Make the venv anew, with the lock's packages, whose hashes are checked."""
+    blocks, homes = lock_blocks(LOCK.read_text()), []
+    if kind == "system":
+        if Path(sys.prefix).resolve() == venv.resolve():
+            sys.exit(f"setup: PYTHON is that of {venv}, to be replaced. Deactivate it first.")
+        homes = find_torch()
+        blocks = [block for block in blocks if not TORCH_PACKAGES.match(block)]
+    check_disk(venv, kind)
+
+    venv.mkdir(parents=True, exist_ok=True)
+    (venv / STAMP).write_text("")
+    for path in venv.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != STAMP:
+            path.unlink()
+    # From the base Python: a venv's own may be the link that was just removed.
+    subprocess.run([sys._base_executable, "-m", "venv", str(venv)], check=True)
+
+    python, uv_lock, whole = venv / "bin" / "python", venv / "uv.lock", venv / "all.lock"
+    uv_lock.write_text("".join(block for block in blocks if block.startswith("uv==")))
+    whole.write_text("".join(blocks))
+    hashed = [*([] if sys.stderr.isatty() else ["--quiet"]), "--require-hashes", "-r"]
+    # uv is twice as quick, but reads none of pip's settings: where they name the index, pip alone.
+    settings = subprocess.check_output([python, "-m", "pip", "config", "list"]).decode()
+    installed = False
+    if not re.search(r"\.(index-url|no-index)=", settings):
+        pip_install(venv, *hashed, uv_lock)
+        uv = [venv / "bin" / "uv", "pip", "install", "--python", python, "--no-deps"]
+        # Bytecode as with pip: where Python keeps none, every import would take twice as long.
+        uv = subprocess.run([*uv, "--compile-bytecode", *hashed, whole])
+        installed = uv.returncode == 0
+    if not installed:
+        print("setup: pip installs the lock, more slowly than uv would", flush=True)
+        pip_install(venv, *hashed, whole)
+    if homes:  # last, so that no installer takes what is there for the venv's own
+        (site,) = venv.glob("lib/python*/site-packages")
+        (site / "system-torch.pth").write_text("\n".join(homes))
+
+
+def main():
     """Build the venv unless its stamp says that it is what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("venv")
     parser.add_argument("--torch", choices=["default", "system"], help="unset: as it was built")
-    parser.add_argument("--python", help="the interpreter to build from; unset: as it was built")
-    parser.add_argument(
-        "--quiet", action="store_true", help="say nothing if there is nothing to do"
-    )
-    args = parser.parse_args(argv)
-    turn = wait_for_turn()
-    venv = os.path.abspath(args.venv)
-    stamp = os.path.join(venv, ".fredist-setup")
-    try:
-        with open(stamp) as file:
-            old = json.load(file)
-    except (OSError, ValueError):
-        old = {}
-    if args.python:  # absolute, but a venv's python stays the link it is
-        args.python = os.path.abspath(shutil.which(args.python) or args.python)
-    kept = old if args.torch in (None, old.get("torch")) else {}  # another torch, another python3
-    wanted = {
-        "venv": venv,  # a moved or copied environment does not work
-        "torch": args.torch or old.get("torch", "default"),
-        "python": args.python or kept.get("python", sys.executable),
-        "lock": digest(LOCK),
-        "project": digest(os.path.join(ROOT, "pyproject.toml")),
-    }
-    changed = {key for key in wanted if wanted[key] != old.get(key)}
-    if not os.path.exists(os.path.join(venv, "bin", "python")):
-        changed.add("venv")
-    if not changed:
-        turn.close()
-        if not args.quiet:
-            print(f"setup: {args.venv} is ready (torch: {wanted['torch']}), nothing to do")
-        return
-    if changed != {"project"}:
-        facts = probe(wanted["python"], wanted["torch"])
-        if wanted["torch"] == "system":
-            if os.path.realpath(facts["prefix"]) == os.path.realpath(venv):
-                sys.exit(f"setup: PYTHON is that of {venv}, to be replaced. Deactivate it first.")
-            pair = f"torch {facts['torch']}, torchvision {facts['torchvision']}"
-            print(f"setup: {pair} of {wanted['python']}")
-        else:
-            wanted["python"] = args.python or facts["base"]
-        check_disk(venv, wanted["torch"])
-        sys.stdout.flush()
-        if os.path.exists(stamp):
-            os.remove(stamp)
-        build(venv, wanted["torch"], wanted["python"], facts)
-    install_project(venv)
-    with open(stamp, "w") as file:
-        json.dump(wanted, file)
-    turn.close()
-    print(f"setup: {args.venv} is ready (torch: {wanted['torch']})")
+    parser.add_argument("--python", help="this Python, named on purpose; unset: as it was built")
+    parser.add_argument("--quiet", action="store_true", help="say nothing if nothing is to do")
+    args = parser.parse_args()
+    venv = Path(os.path.abspath(args.venv))
+    with open(str(LOCK)) as lock:  # held: two makes in one checkout must not build together
+        with contextlib.suppress(OSError):  # some network disks have no locks, most need none
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            old = json.loads((venv / STAMP).read_text())
+        except (OSError, ValueError):
+            old = {}
+        kind = args.torch or old.get("torch", "default")
+        python = sys.executable if kind == "system" else getattr(sys, "_base_executable", None)
+        wanted = {
+            "venv": str(venv),  # a moved or copied environment does not work
+            "torch": kind,
+            "python": python if args.python else old.get("python", python),
+            "lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
+            "project": hashlib.sha256(PROJECT.read_bytes()).hexdigest(),
+        }
+        changed = {key for key in wanted if wanted[key] != old.get(key)}
+        if not (venv / "bin" / "python").exists():
+            changed.add("venv")
+        if not changed:
+            if not args.quiet:
+                print(f"setup: {args.venv} is ready (torch: {kind}), nothing to do")
+            return
+        # Make starts this with -E: after the standard library's modules, a torch may be there.
+        sys.path += filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))
+        for name in list(os.environ):
+            if name.startswith(("PIP_", "UV_", "PYTHON")) and not re.match(SOURCES, name):
+                del os.environ[name]
+        os.environ["PIP_DISABLE_PIP_VERSION_CHECK"] = "1"
+        if changed != {"project"}:
+            check_python()
+            check_folder(venv)
+            build(venv, kind)
+            wanted["python"] = python
+        pip_install(venv, "--quiet", "--no-index", "--no-build-isolation", "-e", ROOT)
+        (venv / STAMP).write_text(json.dumps(wanted))
+    print(f"setup: {args.venv} is ready (torch: {kind})")
 
 
 if __name__ == "__main__":
@@ -229,5 +210,8 @@ if __name__ == "__main__":
         main()
     except KeyboardInterrupt:
         sys.exit("\nsetup: interrupted; the next make setup starts it again")
+    except OSError as error:
+        sys.exit(f"setup: {error}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"setup: `{' '.join(error.cmd)}` failed with status {error.returncode}; see above")
+        command = " ".join(map(str, error.cmd))
+        sys.exit(f"setup: `{command}` failed with status {error.returncode}; see above")

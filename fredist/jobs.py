@@ -1,0 +1,330 @@
+"""Make what is missing, runs and measurements alike: each once, nothing lost, whatever fails."""
+
+import heapq
+import json
+import re
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable
+from contextlib import closing, nullcontext, suppress
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from math import inf
+from pathlib import Path
+
+import filelock
+import torch
+
+from . import machine
+from .batches import generator
+from .checks import check_number
+from .data import DATASETS, load
+from .device import choose_device, describe, device_name, empty_cache, numerics, synchronize
+from .measure import measure
+from .paths import runs_folder, unfinished_folder, write_whole
+from .progress import bar, duration, is_plain, readable, say
+from .records import Record, RecordError, Store, read_record, write_record
+from .runs import COMPUTED, Measurement, Run
+from .train import OutOfTime, build, make_optimizer, train, train_step
+from .workers import Failure, attempt, share
+
+Job = Run | Measurement
+_OWN = re.compile(r"\.?(?P<name>[a-z0-9]+-[a-z_]+-(?P<id>[0-9a-f]{12}))[-.]")  # a job's files
+_ENDINGS = (".pt", ".pt.damaged", ".failed.json", ".lock")  # of what a record makes needless
+# Without a rate or the time that is left: epochs take unequal time, and the longest are first.
+_BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
+_QUIET = 60.0  # seconds without a line after which a log gets one at the end of an epoch
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of the jobs asked for: those not made, left or failed had a record before.
+
+    Time was up for those `left`; `failed` has a job in words and why, with the traceback's path.
+
+    Examples
+    --------
+    >>> make([])
+    Outcome(asked=0, made=0, left=0, failed={})
+    """
+
+    asked: int
+    made: int
+    left: int
+    failed: dict[str, str]
+
+
+def make(
+    jobs: Iterable[Job],
+    *,
+    device: str | torch.device | None = None,
+    minutes: float | None = None,
+    download: bool = False,
+    remeasure: bool = False,
+    how: str = "fredist.jobs.make",
+) -> Outcome:
+    """Make the runs and measurements that have no record yet, and return what came of them.
+
+    Measurements first, the smallest first and those computed before those measured; then runs,
+    seeds in order and of each the longest first; of each kind what has failed before is last. On a
+    CPU each core trains a run (as many as `torch.get_num_threads()`). Nothing is timed while a run
+    trains on this machine. Processes and machines with one folder of records divide the jobs: what
+    another makes is waited for at the end. What fails is named, its traceback kept beside the
+    records, and the others go on; nothing is raised. After a Ctrl-C the next call continues.
+
+    Parameters
+    ----------
+    device : str or torch.device, optional
+        Where runs train, by default CUDA where there is one; a measurement names its own.
+    minutes : float, optional
+        A limit: what is not finished in time is left, and continues at the next call.
+    download, remeasure : bool
+        Fetch missing data sets, without which runs fail; make measurements that have a record.
+    how : str
+        What the records say made them.
+    """
+    limit = inf if minutes is None else 60 * check_number("minutes", minutes, above=True)
+    deadline = time.monotonic() + limit
+    clean()
+    jobs, failed = list(dict.fromkeys(jobs)), {}
+    left = _missing(jobs, download, remeasure, failed)
+    total, unfit = len(left), len(failed)
+    runs, processes = [job for job in left if isinstance(job, Run)], 1
+    if runs:
+        device = choose_device(device)
+        processes = min(torch.get_num_threads(), len(runs)) if device.type == "cpu" else 1
+        runs = _in_order(runs, left, device, processes, deadline)
+    measured = sorted((job for job in left if isinstance(job, Measurement)), key=left.get)
+    parts = (
+        ([job for job in measured if job.device == COMPUTED], 1, nullcontext),
+        ([job for job in measured if job.device != COMPUTED], 1, partial(machine.timing, deadline)),
+        (runs, processes, nullcontext),
+    )
+    work = partial(_make_one, device=device, deadline=deadline, remeasure=remeasure, how=how)
+    for wait in (False, True):  # first those that nobody else is making
+        for part, at_once, rule in parts:
+            todo = [job for job in part if job in left]
+            todo.sort(key=lambda job: _beside(job.name, ".failed.json").exists())
+            if todo and time.monotonic() < deadline:
+                with suppress(filelock.Timeout), rule():  # time is up while others are timed
+                    _share(todo, partial(work, wait=wait), at_once, left, failed, total)
+    if left:
+        print(f"time is up: {len(left)} of {total} left; call again to continue", flush=True)
+    made = total - len(left) - (len(failed) - unfit)
+    same = Counter(map(str, failed))  # words that are several jobs'
+    words = {f"{job} ({job.id})" if same[str(job)] > 1 else str(job): failed[job] for job in failed}
+    return Outcome(len(jobs), made, len(left), words)
+
+
+def clean() -> None:
+    """Remove what dead processes and finished jobs have left, and nothing of a live one's.
+
+    All is removed under its job's lock, which a live process holds. Even the lock file goes once
+    there is a record: who has waited for it then holds a lock without a name while others make a
+    new one, but whoever holds any lock of a job looks for the record first.
+    """
+    files = defaultdict(list)
+    for path in (*unfinished_folder().glob("*"), *runs_folder().glob(".*.tmp")):
+        if match := _OWN.match(path.name):
+            files[match["name"]].append(path)
+    for name, paths in files.items():
+        endings = (".tmp", *_ENDINGS) if _recorded(name.rpartition("-")[2]) else (".tmp",)
+        if leftovers := [path for path in paths if path.name.endswith(endings)]:
+            with suppress(OSError), machine.holding(lock := _beside(name, ".lock"), deadline=0):
+                for path in (*leftovers, *[lock] * (".lock" in endings)):
+                    path.unlink(missing_ok=True)
+
+
+def _missing(jobs: list[Job], download: bool, remeasure: bool, failed: dict) -> dict[Job, int]:
+    """Return the jobs to make and their MACs; those that cannot be begun are named in `failed`."""
+    sizes, store = {}, Store()
+
+    @cache  # once for all runs on a set, also where it is not to be had
+    def fingerprint(dataset: str) -> str | Failure:
+        found = attempt(lambda: load(dataset, download=download, progress=bar).fingerprint)
+        if isinstance(found, Failure):
+            print(found.error, flush=True)  # whole: it says where one was looked for
+        return found
+
+    for job in jobs:
+        if isinstance(job, Run) and job.fingerprint is None:  # it is known once the data are there
+            found = fingerprint(job.dataset)
+            job = job if isinstance(found, Failure) else replace(job, fingerprint=found)
+        if store.find(job) and not (remeasure and isinstance(job, Measurement)):
+            continue
+        size = fingerprint(job.dataset) if isinstance(job, Run) else None
+        size = size if isinstance(size, Failure) else attempt(_size, job)
+        if isinstance(size, Failure):
+            failed[job] = _record_failure(job, size)
+            print(f"{job}: {failed[job]}", flush=True)
+        else:
+            sizes[job] = size
+    return sizes
+
+
+def _size(job: Job) -> int:
+    """Return a job's MACs; a network that cannot be built fails here."""
+    if isinstance(job, Measurement):
+        return job.network.macs(job.image_size) * job.batch
+    images = (3 + job.recipe.evaluate_train) * job.train_images + job.test_images  # 3: backward too
+    return job.network.macs(DATASETS[job.dataset].size) * images * job.recipe.epochs
+
+
+def _in_order(runs, sizes, device, processes: int, deadline: float) -> list[Run]:
+    """Return the runs in the order they are begun, and say how many they are and how long."""
+    seconds = estimate(runs, sizes, device, deadline)
+    runs = sorted(runs, key=lambda run: (run.seed, -(seconds or sizes)[run]))
+    said = f"training {len(runs)} run{'s' * (len(runs) > 1)} on {device_name(device)}"
+    said += f", {processes} at a time" * (processes > 1)
+    if seconds:
+        ends = [0.0] * processes  # each run is begun by the process that is free first
+        for run in runs:
+            heapq.heapreplace(ends, ends[0] + seconds[run])
+        said += f", estimated {duration(max(ends))}"
+    print(said, flush=True)
+    return runs
+
+
+def estimate(runs: list[Run], sizes: dict, device, deadline: float = inf) -> dict[Run, float]:
+    """Return each run's expected seconds, from its MACs and timed steps; nothing if none is timed.
+
+    Of each model, batch and precision the smallest and the largest are timed on a batch; a line
+    between them gives the others, since small networks pay for launches rather than for MACs. A
+    step that fails (out of memory, say) is done without. None is timed while another process
+    trains or times, which would disturb both: the sizes alone then give the order.
+    """
+    macs = {r: r.network.macs(DATASETS[r.dataset].size) * r.recipe.batch_size for r in runs}
+    groups, steps = defaultdict(list), {}
+    for run in sorted(runs, key=macs.get):
+        groups[run.network.model, run.recipe.batch_size, run.recipe.precision].append(run)
+    ends = dict.fromkeys(run for group in groups.values() for run in (group[0], group[-1]))
+    with suppress(filelock.Timeout), machine.timing(deadline=0):
+        for run in bar(ends, label="timing steps"):
+            step = attempt(_step_seconds, run, device) if time.monotonic() < deadline else None
+            steps |= {run: step} if isinstance(step, float) else {}
+    empty_cache(device)
+    if not steps:
+        return {}
+    usual = sum(steps.values()) / sum(macs[run] for run in steps)
+    seconds = {}
+    for group in groups.values():
+        timed = {macs[run]: steps[run] for run in group if run in steps}
+        (x0, y0), (x1, y1) = [(0, 0.0), *(sorted(timed.items()) or [(1, usual)])][-2:]
+        for run in group:
+            step = max(0.0, y1 + (macs[run] - x1) * (y1 - y0) / (x1 - x0))
+            seconds[run] = step * sizes[run] / (3 * macs[run])
+    return seconds
+
+
+def _step_seconds(run: Run, device: torch.device) -> float:
+    size, batch, taken = DATASETS[run.dataset].size, run.recipe.batch_size, []
+    with numerics(run.recipe, device):
+        model = build(run, device).train()
+        optimizer = make_optimizer(model, run.recipe)
+        x = torch.randn(batch, 3, size, size, generator=generator("estimate")).to(device)
+        y = torch.zeros(batch, dtype=torch.long, device=device)
+        while len(taken) < 3 and sum(taken) < 1:  # the first warms up; large networks take seconds
+            start = time.perf_counter()
+            train_step(model, optimizer, x, y, run.recipe)
+            synchronize(device)
+            taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _share(jobs, work: Callable, processes: int, left: dict, failed: dict, total: int) -> None:
+    """Make jobs of one kind: take from `left` those made or failed, and say so."""
+    is_run = isinstance(jobs[0], Run)
+    whole = {job: job.recipe.epochs if is_run else 1 for job in jobs}
+    counted, spoken = dict.fromkeys(jobs, 0), time.monotonic()
+
+    def news(job: Job, news: int | str) -> None:
+        """Take a line, or a number of finished epochs."""
+        nonlocal spoken
+        if is_epoch := not isinstance(news, str):
+            shown.update(news - counted[job])
+            counted[job], news = news, f"{job}, {news} of {whole[job]} epochs"
+            shown.set_postfix_str(news)
+        if not is_epoch or (is_plain() and time.monotonic() > spoken + _QUIET):
+            say(shown, news)
+            spoken = time.monotonic()
+
+    label = "epochs" if is_run else "measurements"
+    shown = bar(total=sum(whole.values()), label=label, bar_format=_BAR)
+    with shown, closing(share(jobs, work, processes, news)) as outcomes:
+        for job, outcome in outcomes:
+            if outcome is None:
+                continue  # another process has it, or time is up
+            if isinstance(outcome, Failure):
+                outcome = failed[job] = _record_failure(job, outcome)
+            del left[job]
+            shown.update(whole[job] - counted[job])
+            news(job, f"[{total - len(left)}/{total}] {job}: {outcome}")
+
+
+def _make_one(
+    job: Job, report: Callable, *, device, deadline: float, wait: bool, remeasure: bool, how: str
+) -> str | None:
+    """Make one job under its lock; None where time is up, or (without `wait`) others have it."""
+    if time.monotonic() >= deadline:
+        return None
+    lock, awaited = _beside(job.name, ".lock"), f"another process to make {job}"
+    try:
+        with machine.holding(lock, awaited, deadline if wait else 0.0, report):
+            record = _recorded(job.id)
+            if record and not (remeasure and isinstance(job, Measurement)):
+                said = f"{_words(record.results)} (made by another process)"
+            else:
+                if isinstance(job, Run):
+                    options = {"checkpoint": _beside(job.name, ".pt"), "deadline": deadline}
+                    with machine.training(deadline, report):
+                        made = train(job, load(job.dataset), device, on_epoch=report, **options)
+                else:
+                    made = _measure(job)
+                write_record(job, *made[:2], {"sessions": made[2], "how": how})
+                said = _words(made[0])
+            for ending in _ENDINGS:  # the lock, too: see `clean`
+                _beside(job.name, ending).unlink(missing_ok=True)
+            return said
+    except (OutOfTime, filelock.Timeout):
+        return None
+
+
+def _measure(job: Measurement) -> tuple[dict, dict, list[dict]]:
+    """Return results, history and sessions, as `train` does."""
+    devices = [torch.device("cuda", i) for i in range(torch.cuda.device_count())]
+    named = (device for device in devices if device_name(device) == job.device)
+    device = next(named, torch.device("cpu"))  # if it is neither, `measure` says so
+    start, results = time.monotonic(), measure(job, device)
+    return results, {}, [describe(device) | {"seconds": round(time.monotonic() - start, 3)}]
+
+
+def _words(results: dict[str, float]) -> str:
+    if "top1_last" in results:
+        return f"{results['top1_last']:.2f}% in {duration(results['seconds'])}"
+    name = next(name for name in sorted(results) if name.endswith(("_bytes", "_ms")))
+    return f"{name.replace('_', ' ')} {results[name]:,.5g}"
+
+
+def _recorded(identity: str) -> Record | None:
+    """Return a record of the user's own, without reading all others."""
+    for path in runs_folder().glob(f"*-{identity}-*.json"):
+        with suppress(RecordError):
+            return read_record(path)
+    return None
+
+
+def _beside(name: str, ending: str) -> Path:
+    return unfinished_folder() / f"{name}{ending}"
+
+
+def _record_failure(job: Job, failure: Failure) -> str:
+    """Keep a failure's traceback and return the failure in a sentence."""
+    path, said = _beside(job.name, ".failed.json"), failure.error.partition("\n")[0].rstrip(" :")
+    content = {"job": str(job), "error": failure.error, "traceback": failure.traceback}
+    try:
+        # Not while another process has the job by now, which then says what becomes of it.
+        with machine.holding(_beside(job.name, ".lock"), deadline=0):
+            write_whole(path, json.dumps(content, indent=1) + "\n")
+    except (OSError, filelock.Timeout) as error:
+        return f"failed with {said}; its traceback was not kept: {error}"
+    return f"failed with {said}; its traceback: {readable(path)}"

@@ -1,0 +1,37 @@
+"""Inception (GoogLeNet) for small images: one 3x3 pre-layer and nine modules with batch norm."""
+
+from functools import partial
+
+from timm.layers import ConvNormAct
+from torch import nn
+from torchvision.models.googlenet import Inception
+
+from .families import six_sizes
+from .vgg import SmallHead
+
+_CONV = partial(ConvNormAct, bias=True)  # the paper's counts include biases before batch norm
+
+
+class FilterInception(SmallHead):
+    """GoogLeNet with free widths; max-pools after 3b and 4e, the 5x5 branch as two 3x3 convs."""
+
+    def __init__(self, filters, num_classes=10, in_chans=3):
+        super().__init__([], num_classes, in_chans)
+        pre, *modules = filters
+        layers, ends, channels = [_CONV(in_chans, pre, 3)], [], [pre]
+        for i, module in enumerate(modules):
+            if i in (2, 7):  # 4a and 5a
+                ends.append(len(layers) - 1)
+                layers.append(nn.MaxPool2d(3, stride=2, padding=1))
+            sizes = six_sizes(module)
+            block = Inception(channels[-1], *sizes, conv_block=_CONV)
+            block.branch3.append(_CONV(sizes[4], sizes[4], 3))
+            layers.append(block)
+            channels.append(sizes[0] + sizes[2] + sizes[4] + sizes[5])
+        self.features = nn.Sequential(*layers)
+        self.feature_ends = [*ends, len(layers) - 1]
+        self.feature_info = [
+            {"num_chs": channels[i], "reduction": reduction, "module": f"features.{end}"}
+            for i, reduction, end in zip((2, 7, 9), (1, 2, 4), self.feature_ends, strict=True)
+        ]
+        self.set_head(channels[-1])

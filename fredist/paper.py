@@ -1,0 +1,308 @@
+"""The catalogue: which networks, data and options make each table and figure, and what was printed.
+
+One list of choices, checked here, means the same in make, on the command line, in papermill and in
+JupyterLab, for what is trained and for what is shown.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .checks import check_choice, check_choices, check_numbers
+from .data import DATASETS, at_hand, fingerprint
+from .networks import FAMILIES, Network, make_network
+from .paths import PUBLISHED
+from .recipes import PROFILES, Profile
+from .runs import Run, make_run
+from .templates import TEMPLATES
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+MODELS = tuple(FAMILIES)
+WIDTHS = (1.6, 1.3, 1.0, 0.8, 0.5, 0.25, 0.1, 0.05)  # section 4's width multipliers
+_CIFAR = ("cifar10", "cifar100", "digits")
+_TINY = ("tiny-imagenet", "tiny-imagenet-subset", "digits")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What a table or figure is made of. `trained` and `measured` say what its numbers need.
+
+    `datasets` are those it can be of: the first is Table 2's own, Table 1's are the profile's.
+    """
+
+    title: str
+    models: tuple[str, ...] = MODELS
+    templates: tuple[str, ...] = TEMPLATES
+    widths: tuple[float, ...] = (1.0,)
+    datasets: tuple[str, ...] = ()
+    heads: Mapping[str, str] = field(default_factory=dict)
+    measured: tuple[str, ...] = ()  # "memory", "time"
+
+    @property
+    def trained(self) -> bool:
+        """Whether it shows accuracies."""
+        return bool(self.datasets)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it has Table 2's own recipe and data sets."""
+        return self.datasets == _TINY
+
+    @property
+    def curves(self) -> bool:
+        """Whether it shows several widths, of which a profile may have a part."""
+        return len(self.widths) > 1
+
+
+def _curves(title: str, *measured: str) -> Experiment:
+    return Experiment(title, widths=WIDTHS, datasets=_CIFAR, measured=measured)
+
+
+EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
+    {
+        "table1": Experiment("Accuracy on CIFAR-10 and CIFAR-100", datasets=_CIFAR),
+        "table2": Experiment(
+            "Accuracy and parameters on Tiny-ImageNet",
+            models=("vgg19", "mobilenet"),
+            datasets=_TINY,
+            heads={"vgg19": "flatten7x7"},  # what fits the printed counts
+        ),
+        "table3": Experiment("Parameters, memory and inference time", measured=("memory", "time")),
+        "figure1": Experiment("Filters per layer under the templates", models=("vgg19",)),
+        "figure2": _curves("Accuracy against parameters"),
+        "figure3": _curves("Accuracy against memory", "memory"),
+        "figure4": _curves("Accuracy against inference time", "time"),
+        "figure5": Experiment("The four base distributions", templates=("base",)),
+        "claims": _curves("The paper's claims", "memory", "time"),
+    }
+)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One network of an experiment on one data set; `dataset` is "" where none plays a part."""
+
+    dataset: str
+    model: str
+    template: str
+    width: float
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What is shown, trained and measured of an experiment: the result of `choose`."""
+
+    name: str
+    profile_name: str
+    datasets: tuple[str, ...]
+    models: tuple[str, ...]
+    templates: tuple[str, ...]
+    widths: tuple[float, ...]
+    seeds: tuple[int, ...]
+    device: str | None  # cpu, cuda, or the name of a device that was measured
+    suffix: str  # what tells its files from those of the whole experiment
+
+    @property
+    def experiment(self) -> Experiment:
+        """The experiment of that name."""
+        return EXPERIMENTS[self.name]
+
+    @property
+    def profile(self) -> Profile:
+        """The profile of that name."""
+        return PROFILES[self.profile_name]
+
+    def cells(self) -> list[Cell]:
+        """Return every network on every data set, in the paper's order."""
+        return [
+            Cell(dataset, model, template, width)
+            for dataset in self.datasets or ("",)
+            for model in self.models
+            for template in self.templates
+            for width in self.widths
+        ]
+
+    def run(self, cell: Cell, seed: int) -> Run:
+        """Return the run of a cell: of the paper's own network, at the profile's scale."""
+        return make_run(
+            self.profile,
+            cell.dataset,
+            cell.model,
+            cell.template,
+            seed=seed,
+            width=cell.width,
+            tiny=self.experiment.tiny,
+            fingerprint=fingerprint(cell.dataset),
+            head=self.experiment.heads.get(cell.model),
+        )
+
+    def runs(self) -> list[Run]:
+        """Return all runs: none for what needs no training."""
+        if not self.experiment.trained:
+            return []
+        return [self.run(cell, seed) for cell in self.cells() for seed in self.seeds]
+
+    def network(self, cell: Cell) -> Network:
+        """Return the network whose costs are shown: on curves as trained, else as the paper has it.
+
+        A reduced profile's Table 2 has the accuracies of small networks beside the paper's counts.
+        """
+        if self.experiment.curves:
+            return self.run(cell, self.seeds[0]).network
+        options = {"convention": "published", "head": self.experiment.heads.get(cell.model)}
+        classes = DATASETS[self.experiment.datasets[0]].classes if self.experiment.tiny else 10
+        return make_network(cell.model, cell.template, cell.width, classes, **options)
+
+    def image_size(self, cell: Cell) -> int:
+        """Return the height and width of the images that its costs are for."""
+        name = self.experiment.datasets[0] if self.experiment.tiny else cell.dataset
+        return DATASETS[name].size if name else 32
+
+
+def choose(
+    name: str,
+    profile: str = "auto",
+    *,
+    datasets: Sequence[str] | str | None = None,
+    models: Sequence[str] | str | None = None,
+    templates: Sequence[str] | str | None = None,
+    widths: Sequence[float] | str | None = None,
+    seeds: Sequence[int] | str | None = None,
+    device: str | None = None,
+) -> Choices:
+    """Return the checked choices of an experiment; None is all of the paper's or the profile's.
+
+    "auto" is the paper's protocol with a CUDA device, else smoke. Only where no data set is named
+    does a profile that has fallbacks (smoke) take one that is at hand.
+
+    Raises
+    ------
+    ValueError, TypeError
+        For a name that does not exist, listing those that do.
+
+    Examples
+    --------
+    >>> chosen = choose("table1", "smoke", models="vgg19", datasets=["digits"])
+    >>> len(chosen.runs()), chosen.suffix
+    (5, '-digits-vgg19')
+    """
+    check_choice("table or figure", name, EXPERIMENTS)
+    experiment = EXPERIMENTS[name]
+    profile = resolve_profile(profile)
+    own = PROFILES[profile]
+    part = {"models": own.curve_models, "widths": own.curve_widths} if experiment.curves else {}
+    given = {
+        "datasets": _datasets(name, own, datasets),
+        "models": _chosen("models", models, MODELS),
+        "templates": _chosen("templates", templates, TEMPLATES),
+        "widths": sorted(check_numbers("widths", widths, float) or (), reverse=True),
+        "seeds": sorted(check_numbers("seeds", seeds, int) or ()),
+    }
+    defaults = {
+        "datasets": _default_datasets(experiment, own),
+        "models": part.get("models") or experiment.models,
+        "templates": experiment.templates,
+        "widths": part.get("widths") or experiment.widths,
+        "seeds": own.seeds,
+    }
+    chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
+    # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
+    defaults["datasets"] = experiment.datasets[:1] if experiment.tiny else own.datasets
+    words = [
+        f"{word:g}" if isinstance(word, float) else str(word)
+        for what, value in given.items()
+        if value and set(value) != set(defaults[what])
+        for word in ((f"seed{one}" for one in value) if what == "seeds" else value)
+    ]
+    if device is not None:
+        if not isinstance(device, str) or not device.strip():
+            raise TypeError(f"expected cpu, cuda or a device's name as device, got {device!r}")
+        words.append(re.sub(r"\W+", "_", device))
+    return Choices(name, profile, **chosen, device=device, suffix="".join(f"-{w}" for w in words))
+
+
+def _chosen(what: str, values, order: Sequence[str]) -> list[str] | None:
+    """Return names in the catalogue's order, however they were typed: one choice, one form."""
+    if values is None:
+        return None
+    return sorted(check_choices(what, values, order), key=tuple(order).index)
+
+
+def resolve_profile(name: str = "auto") -> str:
+    """Return the profile's name; "auto" is paper with a CUDA device, else smoke."""
+    if name == "auto":
+        import torch
+
+        return "paper" if torch.cuda.is_available() else "smoke"
+    return check_choice("profile", name, ("auto", *PROFILES))
+
+
+def _default_datasets(experiment: Experiment, profile: Profile) -> tuple[str, ...]:
+    names = experiment.datasets[:1] if experiment.tiny else profile.datasets
+    if not experiment.trained:
+        return ()
+    chosen = []
+    for name in names:
+        places = (name, *profile.fallbacks.get(name, ()))
+        chosen.append(next((place for place in places if at_hand(place)), name))
+    return tuple(dict.fromkeys(chosen))
+
+
+def _datasets(name: str, profile: Profile, datasets) -> tuple[str, ...] | None:
+    experiment = EXPERIMENTS[name]
+    if datasets is None:
+        return None
+    given = _chosen("data sets", datasets, tuple(DATASETS))
+    if not experiment.trained:
+        return None
+    fitting = tuple(one for one in given if one in experiment.datasets)
+    if not fitting:
+        raise ValueError(
+            f"expected data sets from {', '.join(experiment.datasets)} for {name}, got "
+            f"{', '.join(given)}"
+        )
+    return fitting
+
+
+# What each printed number is, very likely (NOTES, section 5): the quantity of ours that was taken
+# in the same way stands beside it.
+_LIKE = {
+    (1, "accuracy_percent"): "top1_best",
+    (2, "accuracy_percent"): "train_top1_best",
+    (2, "params_millions"): "params_millions",
+    (3, "params_millions"): "params_millions",
+    (3, "memory_gb_per_batch"): "memory_code_gb",
+    (3, "inference_ms_per_batch"): "time_code_16_ms",
+}
+
+
+def published(table: int) -> "pd.DataFrame":
+    """Return the paper's numbers of a table, one row each, doubtful ones marked.
+
+    `quantity` is the name of what we measure in the same way. A number is doubtful where the
+    paper's text lost a digit or its decimal point.
+
+    Examples
+    --------
+    >>> published(1).query("model == 'vgg19' and template == 'quadratic'").value.tolist()
+    [94.18, 73.55]
+    """
+    import pandas as pd
+
+    wide = pd.read_csv(PUBLISHED / f"table{table}.csv")
+    keys = [column for column in wide.columns if column not in TEMPLATES]
+    rows = wide.melt(keys, list(TEMPLATES), "template", "value")
+    doubtful = pd.read_csv(PUBLISHED / "doubtful.csv").query("table == @table")
+    if "quantity" not in rows:
+        rows["quantity"] = "accuracy_percent"
+    on = [c for c in ("dataset", "model", "template", "quantity") if c in rows]
+    rows = rows.merge(doubtful[on].assign(doubtful=True), how="left", on=on)
+    rows["doubtful"] = rows["doubtful"].eq(True)
+    rows["quantity"] = [_LIKE[table, quantity] for quantity in rows["quantity"]]
+    if "dataset" not in rows:
+        rows["dataset"] = "tiny-imagenet" if table == 2 else ""
+    return rows[["dataset", "model", "template", "quantity", "value", "doubtful"]]

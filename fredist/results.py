@@ -1,0 +1,328 @@
+"""One tidy frame: what records, counts and the paper say of each network, a row for each quantity.
+
+Tables and figures are pivots of it. It never mixes devices or kinds of measurement in one quantity:
+it takes one, and says what it has left out.
+"""
+
+import math
+from collections import Counter
+from dataclasses import asdict
+
+import pandas as pd
+
+from .data import DATASETS
+from .paper import Cell, Choices, published
+from .records import Record, Store
+from .runs import COMPUTED, MEASUREMENT_VERSION, Run
+
+KEYS = ["dataset", "model", "template", "width"]
+COLUMNS = [
+    *KEYS, "quantity", "value", "low", "high", "n", "of", "kind", "device", "profile", "seeds",
+    "doubtful", "chance", "sources",
+]  # fmt: skip
+# The quantities of a run, in percent but for the loss, by what its record calls them.
+TRAINED = ("top1_last", "top5_last", "top1_best", "train_top1_last", "train_top1_best", "loss_last")
+
+
+def collect(choices: Choices, store: Store | None = None) -> pd.DataFrame:
+    """Return one row for each network and quantity of an experiment, and for each printed number.
+
+    Nothing is trained, measured or downloaded, and nothing that is missing stops the rest.
+
+    Returns
+    -------
+    DataFrame with `COLUMNS`
+        `value` is the mean over the `n` seeds there are, of `of` that were asked for, `low` and
+        `high` the smallest and largest, `seeds` a dict of them all. `kind` is trained, measured,
+        computed, counted or published; `chance` is the accuracy that guessing stays below.
+        `attrs["said"]` has what was left out and why.
+
+    Examples
+    --------
+    >>> from fredist.paper import choose
+    >>> frame = collect(choose("table1", "smoke", datasets="cifar10"), Store([]))
+    >>> cell = frame.query("model == 'vgg19' and template == 'uniform'").set_index("quantity")
+    >>> cell.value["params_millions"].item(), cell.query("kind == 'published'").value.item()
+    (15.999106, 94.24)
+    """
+    store = Store() if store is None else store
+    rows, said = [], list(store.problems)
+    cells = choices.cells()
+    for cell in cells:
+        rows += _counted(choices, cell)
+    if choices.experiment.trained:
+        for dataset in choices.datasets:
+            rows += _trained(choices, [c for c in cells if c.dataset == dataset], store, said)
+    for quantity in choices.experiment.measured:
+        rows += _measured(choices, cells, quantity, store, said)
+    rows += _published(choices, cells)
+    frame = pd.DataFrame(rows, columns=COLUMNS)
+    frame.attrs["said"] = said
+    return frame
+
+
+def _row(cell: Cell, quantity: str, value: float, **rest) -> dict:
+    """Return one row; a value that is alone is its own range."""
+    nothing = math.isnan(value)
+    return {
+        **vars(cell),
+        "quantity": quantity,
+        "value": value,
+        "low": value,
+        "high": value,
+        "n": 0 if nothing else 1,
+        "of": 1,
+        "device": "",
+        "profile": "",
+        "seeds": {},
+        "doubtful": False,
+        "chance": math.nan,
+        "sources": "",
+    } | rest
+
+
+def _counted(choices: Choices, cell: Cell) -> list[dict]:
+    network = choices.network(cell)
+    rows = [_row(cell, "params_millions", network.params / 1e6, kind="counted")]
+    if choices.experiment.measured and not choices.experiment.curves:  # slow, and Table 3's alone
+        macs = network.macs(choices.image_size(cell))
+        rows.append(_row(cell, "gmacs", macs / 1e9, kind="counted"))
+    return rows
+
+
+def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
+    """Return the accuracies on one data set, of one kind of device."""
+    runs = {(cell, seed): choices.run(cell, seed) for cell in cells for seed in choices.seeds}
+    asked = choices.device if choices.device in ("cpu", "cuda") else None
+    found = {key: store.find(run, asked) for key, run in runs.items()}
+    kinds = Counter(record.device_type for record in found.values() if record)
+    if len(kinds) > 1:  # one kind for the whole table: that of most runs, CUDA if equally many
+        kind = max(kinds, key=lambda k: (kinds[k], k == "cuda"))
+        found = {key: store.find(run, kind) for key, run in runs.items()}
+        left = sum(kinds.values()) - sum(1 for record in found.values() if record)
+        if left:
+            others = " and ".join(sorted(set(kinds) - {kind}))
+            said.append(f"{left} runs were trained on {others} alone, and are left out")
+    rows = []
+    for cell in cells:
+        of = {seed: found[cell, seed] for seed in choices.seeds if found[cell, seed]}
+        for quantity in TRAINED:
+            seeds = {seed: value for seed, r in of.items() if (value := _result(r, quantity)) >= 0}
+            if not seeds and quantity.startswith("train_"):
+                continue  # Table 2's
+            values = list(seeds.values()) or [math.nan]
+            rows.append(
+                _row(
+                    cell,
+                    quantity,
+                    sum(values) / len(values),
+                    low=min(values),
+                    high=max(values),
+                    n=len(seeds),
+                    of=len(choices.seeds),
+                    kind="trained",
+                    device="; ".join(sorted({record.device for record in of.values()})),
+                    profile=choices.profile_name,
+                    seeds=seeds,
+                    chance=_chance(quantity, runs[cell, choices.seeds[0]]),
+                    sources=" ".join(record.path.name for record in of.values()),
+                )
+            )
+    return rows
+
+
+def _result(record: Record, quantity: str) -> float:
+    if quantity == "loss_last":
+        return record.history["loss"][-1]
+    return record.results.get(quantity, math.nan)
+
+
+def _chance(quantity: str, run: Run) -> float:
+    if quantity.startswith("loss"):
+        return math.nan
+    images = run.train_images if quantity.startswith("train") else run.test_images
+    return chance(DATASETS[run.dataset].classes, images, guesses=5 if "top5" in quantity else 1)
+
+
+def chance(classes: int, images: int, guesses: int = 1) -> float:
+    """Return the accuracy in percent that guessing stays below, but for one time in a thousand.
+
+    Top-5 accuracy has five guesses.
+
+    Examples
+    --------
+    >>> round(chance(10, 10_000), 2)
+    10.9
+    """
+    p = guesses / classes
+    return 100 * (p + 3 * math.sqrt(p * (1 - p) / images))
+
+
+MEMORY_BATCHES = {"code": 2, "inference": 64, "training": 64}  # the code's own, the captions'
+# What a measurement's results are called here: (quantity, method) to its own name and unit.
+_MEASURED = {
+    ("memory", "code"): {"reserved_bytes": "memory_code_gb"},
+    ("memory", "inference"): {
+        "allocated_peak_bytes": "memory_inference_allocated_gb",
+        "reserved_peak_bytes": "memory_inference_reserved_gb",
+        "tensor_peak_bytes": "memory_inference_tensors_gb",
+    },
+    ("memory", "training"): {
+        "allocated_peak_bytes": "memory_training_allocated_gb",
+        "reserved_peak_bytes": "memory_training_reserved_gb",
+        "tensor_peak_bytes": "memory_training_tensors_gb",
+    },
+    ("time", "code"): {
+        "mean_ms": "time_code_{batch}_ms",
+        "first_ms": "time_first_{batch}_ms",
+    },
+    ("time", "synchronised"): {
+        "median_ms": "time_synchronised_{batch}_ms",
+        "bound_ms": "time_bound_{batch}_ms",
+    },
+}
+
+
+def _measured(
+    choices: Choices, cells: list[Cell], quantity: str, store: Store, said: list[str]
+) -> list[dict]:
+    """Return memory or time: of one device, number of threads and PyTorch, the newest of each."""
+    wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
+    for cell in cells:
+        key = _key(asdict(choices.network(cell)), choices.image_size(cell))
+        wanted.setdefault(key, []).append(cell)
+    fitting: dict[tuple, list[tuple[Cell, Record]]] = {}
+    for record in store.measurements():
+        it = record.identity
+        if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION or record.ahead:
+            continue
+        if quantity == "memory" and it["batch"] != MEMORY_BATCHES[it["method"]]:
+            continue
+        device_type = COMPUTED if it["device"] == COMPUTED else record.device_type
+        place = (it["device"], device_type, it["threads"] or 0, it["torch"])
+        for cell in wanted.get(_key(it["network"], it["image_size"]), ()):
+            fitting.setdefault(place, []).append((cell, record))
+    if not fitting:
+        return []
+    place = _place(fitting, choices.device)
+    if place is None:
+        said.append(
+            f"no {quantity} of {choices.device} at hand; there is "
+            f"{', '.join(sorted({one[0] for one in fitting}))}"
+        )
+        return []
+    if left := sorted({one[0] for one in fitting} - {place[0]}):
+        said.append(f"{quantity} is of {place[0]} alone; there is also {', '.join(left)}")
+    threads = f", {place[2]} thread{'s' * (place[2] > 1)}" if place[2] else ""
+    newest: dict[tuple, tuple[Cell, Record]] = {}
+    for cell, record in sorted(fitting[place], key=lambda pair: pair[1].finished):
+        newest[(cell, record.identity["method"], record.identity["batch"])] = cell, record
+    return [
+        _row(
+            cell,
+            name.format(batch=record.identity["batch"]),
+            record.results[key] / (1e9 if name.endswith("gb") else 1),
+            low=record.results.get("min_ms", math.nan) if key == "median_ms" else math.nan,
+            high=record.results.get("max_ms", math.nan) if key == "median_ms" else math.nan,
+            kind="computed" if place[0] == COMPUTED else "measured",
+            device=place[0] + threads,
+            sources=record.path.name,
+        )
+        for cell, record in newest.values()
+        for key, name in _MEASURED[quantity, record.identity["method"]].items()
+        if key in record.results
+    ]
+
+
+def _key(network: dict, image_size: int) -> str:
+    return repr((sorted((k, _listed(v)) for k, v in network.items()), image_size))
+
+
+def _listed(value):
+    return [_listed(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+def _place(fitting: dict, device: str | None) -> tuple | None:
+    """Return the one device, number of threads and PyTorch that a table takes.
+
+    One that is asked for by name or type, and a real device before what is computed, which is on
+    none and stands in for all; of several the one with most.
+    """
+    places = [p for p in fitting if device in (None, *p[:2]) or COMPUTED in p]
+    return max(places, key=lambda p: (p[0] != COMPUTED, len(fitting[p]), p), default=None)
+
+
+def _published(choices: Choices, cells: list[Cell]) -> list[dict]:
+    """Return the paper's numbers, each beside the network at width 1.0 that it describes.
+
+    Beside a stand-in for a data set (the digits, a subset) stand those of the paper's own.
+    """
+    table = {"table1": 1, "table2": 2, "table3": 3}.get(choices.name)
+    if table is None:
+        return []
+    printed = published(table)
+    own = list(dict.fromkeys(printed["dataset"]))
+    rows = []
+    for cell in (cell for cell in cells if cell.width == 1.0):
+        dataset = cell.dataset if cell.dataset in own else own[0]
+        asked = pd.Series({"dataset": dataset, "model": cell.model, "template": cell.template})
+        here = printed[printed[asked.index].eq(asked).all(axis=1)]
+        source = {"kind": "published", "profile": "published"}
+        rows += [
+            _row(cell, one.quantity, one.value, doubtful=one.doubtful, **source)
+            for one in here.itertuples()
+        ]
+    return rows
+
+
+def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.DataFrame:
+    """Return how each network differs from the base at width 1.0, in units and in percent.
+
+    Only seeds that both have are compared, pair by pair: `low` and `high` are the smallest and
+    largest difference of a pair (of one number without seeds, the difference itself), in percent
+    `percent_low` and `percent_high`.
+
+    Examples
+    --------
+    >>> from fredist.paper import choose
+    >>> printed = collect(choose("table1", "smoke", datasets="cifar10"), Store([]))
+    >>> best = gains(printed, "top1_best", "published").query("model == 'mobilenet'")
+    >>> best.loc[best.gain.idxmax(), "template"], best.gain.max().item()
+    ('reverse', 1.83)
+    """
+    part = frame[frame["quantity"] == quantity]
+    part = part[part["kind"] == kind] if kind else part[part["kind"] != "published"]
+    bases = {
+        (row.dataset, row.model): row
+        for row in part.itertuples()
+        if row.template == "base" and row.width == 1.0
+    }
+    rows = []
+    for row in part.itertuples():
+        base = bases.get((row.dataset, row.model))
+        if base is None or row is base or (row.template == "base" and row.width == 1.0):
+            continue
+        pairs = [(row.seeds[s], base.seeds[s]) for s in row.seeds if s in base.seeds]
+        if not row.seeds and not base.seeds:
+            pairs = [(row.value, base.value)]
+        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))] or [(math.nan, math.nan)]
+        points = [a - b for a, b in pairs]
+        percents = [100 * (a / b - 1) if b else math.nan for a, b in pairs]
+        rows.append(
+            {
+                **{key: getattr(row, key) for key in KEYS},
+                "gain": round(sum(points) / len(points), 6),
+                "low": min(points),
+                "high": max(points),
+                "percent": sum(percents) / len(percents),
+                "percent_low": min(percents),
+                "percent_high": max(percents),
+                "n": 0 if math.isnan(points[0]) else len(points),
+                "of": row.of,
+                "kind": row.kind,
+                "profile": row.profile,
+            }
+        )
+    columns = [*KEYS, "gain", "low", "high", "percent", "percent_low", "percent_high", "n", "of",
+               "kind", "profile"]  # fmt: skip
+    return pd.DataFrame(rows, columns=columns)

@@ -1,0 +1,121 @@
+"""From the cells of a claim to a verdict: by the paper's own numbers, and by our records."""
+
+import math
+from collections.abc import Callable
+
+import pandas as pd
+
+from .recipes import PROFILES
+
+HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
+NOT_MEASURED, NOT_PROTOCOL = "not yet measured", "not the paper's protocol"
+SEEDS = 3  # the paper's repetitions: a range over fewer decides nothing
+
+
+def judge(
+    words: str,
+    where: str,
+    cells: pd.DataFrame,
+    column: str,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    reaches: float | None = None,
+    some: bool = False,
+) -> dict[str, str]:
+    """Return one claim's row: its words, where they stand, and both verdicts with their numbers.
+
+    The number shown is the one that decides: of a claim of some cells the best, of a claim of
+    every cell the one nearest to failing.
+
+    Parameters
+    ----------
+    words, where : str
+        The paper's own, and their place.
+    cells : DataFrame
+        Rows of `results.collect` or `results.gains`, printed numbers and ours.
+    column : str
+        What is compared; its range is in `low` and `high`, or `<column>_low`, `<column>_high`.
+    above, below, reaches : float
+        The bound: one of the three. A number equal to it passes `reaches` only ("up to 45%").
+    some : bool
+        Whether one cell that passes is enough; by default every cell must.
+
+    Examples
+    --------
+    >>> cells = pd.DataFrame({"percent": [45.1, 20.1], "kind": "published"})
+    >>> row = judge("up to 45% fewer", "abstract", cells, "percent", reaches=45, some=True)
+    >>> row["by the paper"]
+    'holds: 45.1'
+    """
+    bounds = [above, below, reaches]
+    if sum(bound is not None for bound in bounds) != 1:
+        raise ValueError("expected one of above, below and reaches as the bound of a claim")
+
+    def passes(value: float) -> bool:
+        value = round(value, 9)  # a difference of printed numbers is exact to fewer digits
+        if reaches is not None:
+            return value >= reaches
+        return value < below if above is None else value > above
+
+    row = {"claim": words, "where": where}
+    printed = cells["kind"] == "published"
+    for source, part in (("by the paper", cells[printed]), ("by our records", cells[~printed])):
+        said = verdict(part, column, passes, some)
+        known = part[column].dropna()
+        if len(known):
+            deciding = known.max() if (below is None) == some else known.min()
+            said += f": {deciding:.1f}" if abs(deciding) >= 10 else f": {deciding:.2f}"
+        elif source == "by the paper":
+            said = "not printed as a number"
+        row[source] = said
+    return row
+
+
+def verdict(
+    cells: pd.DataFrame, column: str, passes: Callable[[float], bool], some: bool = False
+) -> str:
+    """Return what cells of one source say of a claim.
+
+    A cell passes if both ends of its range do, and fails if neither does. Accuracies decide only
+    with the paper's protocol and three seeds, memory and time only as the paper's code took them
+    on CUDA; exact counts and printed numbers always do.
+
+    Examples
+    --------
+    >>> cells = pd.DataFrame({"gain": [0.4, -0.2], "kind": "published"})
+    >>> verdict(cells, "gain", lambda gain: gain > 0)
+    'fails'
+    """
+    known = cells[cells[column].notna()].to_dict("records")
+    if not known:
+        return NOT_MEASURED
+    if not all(map(_decides, known)):
+        return NOT_PROTOCOL
+    both = [[passes(end) for end in _range(row, column)] for row in known]
+    passed, failed = [all(pair) for pair in both], [not any(pair) for pair in both]
+    complete = len(known) == len(cells)
+    if any(row["kind"] == "trained" and row["n"] < SEEDS for row in known):
+        return INCONCLUSIVE if complete else NOT_MEASURED
+    if any(passed) if some else any(failed):
+        return HOLDS if some else FAILS
+    if not complete:
+        return NOT_MEASURED
+    if all(failed) if some else all(passed):
+        return FAILS if some else HOLDS
+    return INCONCLUSIVE
+
+
+def _range(row: dict, column: str) -> tuple[float, float]:
+    names = (f"{column}_low", f"{column}_high") if f"{column}_low" in row else ("low", "high")
+    ends = (row.get(name, math.nan) for name in names)
+    return tuple(row[column] if pd.isna(end) else end for end in ends)
+
+
+def _decides(row: dict) -> bool:
+    """Whether a number was taken as the paper's were."""
+    if row["kind"] == "trained":
+        return PROFILES[row["profile"]].protocol
+    if row["kind"] == "measured":
+        return row["quantity"].startswith(("memory_code", "time_code"))
+    return row["kind"] != "computed"

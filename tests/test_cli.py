@@ -1,0 +1,179 @@
+"""The command line, as a process, in a small checkout with small notebooks."""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import nbformat
+import pytest
+
+from fredist import paths
+from fredist.__main__ import main
+from fredist.notebook import CHECKED, PARAMETERS
+from fredist.paper import choose
+
+TABLE = """
+from fredist.notebook import settle
+from fredist.paths import figures_folder, write_whole
+choices = settle({name!r}, globals())
+print({name!r}, "shows", choices.models, choices.datasets)
+write_whole(figures_folder() / choices.profile_name / f"{name}{{choices.suffix}}.csv", "a,b")
+"""
+SLEEP = """
+import os, time
+from fredist.paths import runs_folder, write_whole
+begun = runs_folder() / "begun"
+write_whole(begun, str(os.getpid()))
+try:
+    time.sleep(60)
+finally:
+    begun.unlink()
+"""
+
+
+def write_notebook(folder, name, parameters, code):
+    sources = {"parameters": "\n".join(['profile = "smoke"', *parameters]), CHECKED: code}
+    cells = [nbformat.v4.new_markdown_cell(f"# Title of {name}")]
+    new = nbformat.v4.new_code_cell
+    cells += [new(source, metadata={"tags": [tag]}) for tag, source in sources.items()]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(book, folder / f"{name}.ipynb")
+
+
+@pytest.fixture(scope="session")
+def source(tmp_path_factory):
+    """A copy of the package beside notebooks that run in no time."""
+    root = tmp_path_factory.mktemp("a checkout")
+    shutil.copytree(paths.PACKAGE, root / "fredist", ignore=shutil.ignore_patterns("__pycache__"))
+    (root / "pyproject.toml").touch()
+    (root / "notebooks").mkdir()
+    lists = [f"{one} = None" for one in PARAMETERS[1:-2]] + ["train = False", "measure = False"]
+    for name, own in {"table1": lists, "figure1": lists[1:3]}.items():
+        write_notebook(root / "notebooks", name, own, TABLE.format(name=name))
+    write_notebook(root / "notebooks", "figure5", [], SLEEP)
+    return root
+
+
+@pytest.fixture
+def run(source, own_runs, tmp_path):
+    """Return a function that starts the command line there, with folders of its own."""
+    place = {"FREDIST_DATA": str(tmp_path / "none"), "FREDIST_CACHE": str(tmp_path / "cache")}
+
+    def start(*arguments, **variables):
+        streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | {"encoding": "utf-8"}
+        command, env = [sys.executable, "-m", "fredist", *arguments], os.environ | place | variables
+        return subprocess.Popen(command, cwd=source, env=env, process_group=0, **streams)
+
+    return start
+
+
+def finished(process):
+    out, err = process.communicate(timeout=120)
+    return process.returncode, out, err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ("render tabel1", "did you mean 'table1'"),
+        ("render table1 --seeds=", "as seeds, got ''"),
+        ("render table1 --device gpu", "choose from cpu, cuda"),
+        ("render table1 --minutes 0", "above 0 as minutes"),
+        ("render table1 --no-train --remeasure", "--remeasure or --no-train, got both"),
+        ("render table1 --seed 0", "unrecognized arguments: --seed 0"),
+        ("train figure1", "expected a table or figure of trained networks, got figure1"),
+        ("data --datasets=", "data sets, got"),
+    ],
+)
+def test_a_wrong_word_is_one_sentence_before_anything_starts(capsys, own_runs, arguments, words):
+    profile = ["--profile", "smoke"] * (not arguments.startswith("data"))
+    with suppress(SystemExit):  # argparse's own way
+        assert main([*arguments.split(), *profile]) == 1
+    said = capsys.readouterr()
+    assert (said.out, words in said.err) == ("", True)
+    assert not own_runs.exists()
+
+
+def test_what_is_there_is_shown_before_and_after_what_cannot_be_made(run, written):
+    two = {"datasets": "cifar10", "models": "mobilenet", "templates": "base,uniform"}
+    base, uniform = choose("table1", "smoke", **two).runs()
+    written(base, 61.25)
+    call = ["render", "table1", "--profile=smoke", *(f"--{k}={v}" for k, v in two.items())]
+    status, out, err = finished(run(*call, PYTHONIOENCODING="ascii"))
+    first, second = out.split("files: ")[:2]
+    assert all("61.25" in shown and "1 of 2 runs" in shown for shown in (first, second))
+    assert "CIFAR-10" in second.split("61.25")[0]  # where it was looked for
+    assert status == 1
+    assert str(uniform) in err
+    assert Path(err.strip().rpartition("traceback: ")[2]).is_file()
+    status, out, err = finished(run(*call, "--no-train"))
+    assert (status, err) == (0, "")
+    assert out.count("61.25") == first.count("61.25")
+
+
+def test_a_choice_without_use_is_said_and_changes_nothing(run, tmp_path):
+    arguments = ["render", "figure1", "--profile", "smoke", "--models", "resnet50"]
+    status, out, err = finished(run(*arguments, "--seeds", "1", "--device", "cpu"))
+    assert (status, err) == (0, "")
+    assert out.startswith("figure1 has no seeds to choose from")
+    assert "figure1 shows ('resnet50',) ()" in out
+    made = {"figure1-resnet50.csv", "figure1-resnet50.ipynb"}
+    assert set(os.listdir(tmp_path / "figures" / "smoke")) == made
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_terminal_ends_all_in_one_sentence(run, own_runs, tmp_path, number):
+    process = run("render", "figure5", "--profile", "smoke", TMPDIR=str(tmp_path))
+    while not (begun := own_runs / "begun").exists():
+        time.sleep(0.05)
+        assert process.poll() is None
+    kernel = int(begun.read_text())
+    os.killpg(process.pid, number)
+    said = "\ninterrupted: nothing is lost, the same command continues\n"
+    assert finished(process) == (130, "", said)
+    assert not begun.exists()  # what a cell leaves half made it takes back
+    with pytest.raises(ProcessLookupError):
+        os.kill(kernel, 0)
+    assert not [*tmp_path.glob("fredist-*"), *tmp_path.glob("figures/*/*")]
+
+
+def test_training_needs_no_jupyter_and_no_figures(run, written, source):
+    for one in choose("table1", "smoke", datasets="digits", models="vgg19").runs():
+        written(one)
+    absent = ("papermill", "nbformat", "nbconvert", "jupyter_client", "matplotlib", "IPython")
+    call = ["train", "table1", "--profile=smoke", "--datasets=digits", "--models=vgg19"]
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent!r}))\n"
+    code += f"from fredist.__main__ import main; sys.exit(main({call!r}))"
+    made = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
+    assert (made.returncode, made.stdout) == (0, "5 of 5 runs have a record\n"), made.stderr
+
+
+def test_a_reader_who_has_seen_enough_is_no_error(run):
+    process = run("data", "--datasets", "digits")
+    process.stdout.close()
+    assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def test_publishing_remakes_all_from_the_shipped_records_alone(source, tmp_path):
+    ignored = shutil.ignore_patterns("figure5.ipynb")
+    root = shutil.copytree(source, tmp_path / "published", ignore=ignored)
+    command = [sys.executable, "-m", "fredist", "publish"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert "notebooks.html, 0.3 MB" in done.stdout, done.stderr
+    made = {"figure1.csv", "notebooks.html", "table1.csv"}
+    assert set(os.listdir(root / "paper_figures")) == made
+    assert "Title of figure1" in (root / "paper_figures" / "notebooks.html").read_text()
+    assert "table1 shows (" in (root / "notebooks" / "table1.ipynb").read_text()
+    assert not list(Path(os.environ["FREDIST_FIGURES"]).glob("*"))
+
+
+def test_jupyterlab_opens_copies(run, source):
+    assert finished(run("lab", "--version"))[0] == 0
+    copy, committed = (source / place / "table1.ipynb" for place in ("explore", "notebooks"))
+    assert copy.read_bytes() == committed.read_bytes()

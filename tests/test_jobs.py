@@ -1,0 +1,316 @@
+"""Making what is missing: once each, in order, and whatever fails on the way."""
+
+import io
+import json
+import re
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import filelock
+import pytest
+import torch
+
+from fredist import machine
+from fredist.data import load
+from fredist.device import device_name
+from fredist.jobs import Outcome, clean, estimate, make
+from fredist.measure import wanted
+from fredist.networks import make_network
+from fredist.recipes import Profile, Recipe, Reduction
+from fredist.records import Store, read_record
+from fredist.runs import make_run
+from fredist.train import train
+
+CPU = torch.device("cpu")
+MODELS = ("vgg19", "resnet50", "inception", "mobilenet")
+
+
+@pytest.fixture(autouse=True)
+def one_at_a_time(tmp_path, monkeypatch):
+    """Train one run at a time, whatever the machine has; nothing is shipped."""
+    monkeypatch.setattr("fredist.records.RESULTS", tmp_path / "results")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(model="vgg19", template="base", *, seed=0, width=1.0, train_images=60, **changed):
+    """Return a run on the digits that takes a second or less."""
+    recipe = {"epochs": 2, "lr_steps": (), "batch_size": 20, "lr": 0.05} | changed
+    reduction = Reduction(dict.fromkeys(MODELS, 0.05), train_images, 20)
+    recipe = Recipe(**recipe)
+    profile = Profile("tiny", recipe, recipe, {}, (seed,), ("digits",), reduction)
+    return make_run(profile, "digits", model, template, seed=seed, width=width)
+
+
+def bad(**changed):
+    """Return a run that diverges in its first epoch."""
+    return tiny(lr=1e6, **changed)
+
+
+def computed(model="vgg19"):
+    """Return a measurement of memory, which is computed."""
+    return wanted(make_network(model, width=0.05), device="cpu", quantities=["memory"])[0]
+
+
+def timed(model="vgg19"):
+    [found] = wanted(make_network(model, width=0.05), device="cpu", quantities=["time"])
+    return found
+
+
+def records(folder):
+    """Return the records in a folder by id; more than one for a job is an error."""
+    found = [read_record(path) for path in sorted(folder.glob("*.json"))]
+    assert len({record.id for record in found}) == len(found)
+    return {record.id: record for record in found}
+
+
+def outcome(record):
+    """Return what must be equal however a run came about."""
+    return {k: v for k, v in record.results.items() if k != "seconds"}, record.history
+
+
+def straight(run):
+    """Return that of a run that nothing interrupts."""
+    results, history, _ = train(run, load("digits"), CPU)
+    return {k: v for k, v in results.items() if k != "seconds"}, history
+
+
+def unfinished(folder, job, ending):
+    return folder / "unfinished" / f"{job.name}.{ending}"
+
+
+def ended(shown):
+    """Return the jobs named in the lines that were printed, in order."""
+    return re.findall(r"^\[\d+/\d+\] (.*?): ", shown, re.MULTILINE)
+
+
+# -- only what is missing
+
+
+def test_each_job_gets_one_record_and_the_second_call_makes_nothing(own_runs, capsys):
+    runs = [tiny(), tiny("mobilenet", seed=1)]
+    jobs = [*runs, runs[0], computed(), timed()]
+    assert make(jobs, device="cpu", how="a test") == Outcome(4, 4, 0, {})
+    found = records(own_runs)
+    assert set(found) == {job.id for job in jobs}
+    assert outcome(found[runs[0].id]) == straight(runs[0])
+    for run in runs:
+        record = found[run.id]
+        assert (record.device, record.provenance["how"]) == (device_name(CPU), "a test")
+    assert found[computed().id].results["tensor_peak_bytes"] > 0
+    assert found[timed().id].provenance["sessions"][0]["device_type"] == "cpu"
+    assert list((own_runs / "unfinished").iterdir()) == []  # neither checkpoints nor locks
+    capsys.readouterr()
+    assert make(jobs) == Outcome(4, 0, 0, {})
+    assert capsys.readouterr().out == ""
+    assert records(own_runs) == found
+
+
+def test_deleting_or_damaging_one_record_makes_just_that_one(own_runs, capsys):
+    runs = [tiny(), tiny(template="reverse")]
+    make(runs)
+    before = records(own_runs)
+    before[runs[1].id].path.unlink()
+    damaged = before[runs[0].id].path
+    damaged.write_text(damaged.read_text().replace("0", "1", 1))
+    capsys.readouterr()
+    assert make(runs) == Outcome(2, 2, 0, {})
+    assert sorted(ended(capsys.readouterr().out)) == sorted(map(str, runs))
+    damaged.unlink(missing_ok=True)
+    assert {i: outcome(r) for i, r in records(own_runs).items()}.keys() == before.keys()
+
+
+def test_shipped_and_copied_records_are_not_made_again(own_runs, tmp_path, capsys):
+    runs = [tiny(), tiny(seed=1)]
+    make(runs)
+    (tmp_path / "results").mkdir()
+    path = records(own_runs)[runs[0].id].path
+    path.rename(tmp_path / "results" / path.name)
+    capsys.readouterr()
+    assert make(runs) == Outcome(2, 0, 0, {})
+    assert capsys.readouterr().out == ""
+
+
+def test_measurements_are_made_again_when_asked(own_runs):
+    job = computed()
+    assert make([job, tiny()]).made == 2
+    assert make([job, tiny()], remeasure=True) == Outcome(2, 1, 0, {})
+    assert len(list(own_runs.glob(f"{job.name}-*.json"))) in (1, 2)  # 1: within one second
+
+
+# -- in which order, and for how long
+
+
+def test_measurements_then_seeds_in_order_and_the_longest_first(capsys):
+    order = [tiny(seed=seed, epochs=epochs) for seed in (0, 1) for epochs in (3, 1)]
+    make([*order[::-1], timed(), computed()])
+    lines = capsys.readouterr().out.splitlines()
+    name = re.escape(device_name(CPU))
+    assert re.fullmatch(rf"training 4 runs on {name}, estimated [\d.]+ (s|min|h)", lines.pop(0))
+    assert [line.split("]")[0] for line in lines] == [f"[{n}/6" for n in range(1, 7)]
+    assert [line.split("] ")[1].split(":")[0] for line in lines[:2]] == ["vgg19 base"] * 2
+    assert "time" in lines[1]  # last, for it is measured
+    found = Store()
+    times = [found.find(run).path.stat().st_mtime_ns for run in order]
+    assert times == sorted(times)
+
+
+def test_larger_and_longer_runs_are_estimated_longer():
+    small, middle, large = (tiny(width=width) for width in (1, 4, 16))
+    longer, more, other = tiny(epochs=20), tiny(train_images=1200), tiny("mobilenet")
+    sizes = {run: run.network.macs(32) * run.recipe.epochs * (3 * run.train_images + 20)
+             for run in (middle, large, small, longer, more, other)}  # fmt: skip
+    before = torch.get_rng_state()
+    seconds = estimate(list(sizes), sizes, CPU)
+    assert torch.equal(before, torch.get_rng_state())
+    assert set(seconds) == set(sizes)
+    assert all(value > 0 for value in seconds.values())
+    assert seconds[small] < seconds[middle] < seconds[large]
+    assert seconds[longer] == pytest.approx(10 * seconds[small])
+    assert seconds[more] == pytest.approx((3 * 1200 + 20) / 200 * seconds[small])
+    with machine.timing():  # by another, as if it were
+        assert estimate([small], sizes, CPU) == {}
+
+
+def test_a_limit_stops_in_time_and_the_next_call_finishes(own_runs, capsys):
+    run = tiny(epochs=10, lr_steps=(8,))
+    assert make([run], minutes=1e-6) == Outcome(1, 0, 1, {})
+    assert "time is up: 1 of 1 left; call again" in capsys.readouterr().out
+    minutes, calls = 0.3 / 60, 1
+    while make([run], minutes=minutes).left:  # each time from where it stopped
+        minutes, calls = 1.5 * minutes, calls + 1
+    assert calls > 1
+    record = records(own_runs)[run.id]
+    assert outcome(record) == straight(run)
+
+
+@pytest.mark.parametrize("held", ["timing", "training"])
+def test_a_limit_holds_while_another_is_timed_or_trained(own_runs, capsys, held):
+    jobs = [tiny(), timed()]
+    with getattr(machine, held)():
+        start = time.monotonic()
+        assert make(jobs, minutes=1.5 / 60) == Outcome(2, 0, 2, {})
+        assert time.monotonic() - start < 2.2
+    assert "waiting for" in capsys.readouterr().out
+
+
+class Terminal(io.StringIO):
+    """A standard output that a person watches."""
+
+    encoding = "utf-8"
+
+    def isatty(self):
+        return True
+
+
+def test_the_bar_says_what_it_counts_never_goes_back_and_ends_full(monkeypatch):
+    shown = Terminal()
+    monkeypatch.setattr("sys.stdout", shown)
+    monkeypatch.delenv("FREDIST_PLAIN")
+    make([tiny(epochs=12), bad(epochs=12)])
+    text = shown.getvalue()
+    percents = [int(number) for number in re.findall(r"epochs: +(\d+)%\|", text)]
+    assert percents[0] == 0
+    assert percents == sorted(percents)
+    assert percents[-1] == 100  # a failed run is over, too
+    assert len(set(percents)) > 5  # it moves with the epochs
+    assert f"{tiny()}, 7 of 12 epochs" in text
+    assert "[2/2] " in text
+
+
+def test_a_log_of_long_runs_is_not_silent(monkeypatch, capsys):
+    monkeypatch.setattr("fredist.jobs._QUIET", 0)
+    make([tiny(epochs=3)])
+    said = [f"{tiny()}, {epoch} of 3 epochs" for epoch in (1, 2, 3)]
+    assert capsys.readouterr().out.splitlines()[1:4] == said
+
+
+# -- failures
+
+
+def test_one_bad_job_is_named_recorded_and_counted_and_the_others_are_made(
+    own_runs, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FREDIST_DATA", str(tmp_path / "data"))
+    good, diverging, measured = tiny(), bad(seed=1), computed()
+    unfit = replace(measured, image_size=8)
+    absent = [replace(tiny(), dataset="cifar10", fingerprint=f) for f in ("a", None)]
+    foreign = replace(timed(), device="a GPU elsewhere")
+    locked = tiny(seed=2)
+    unfinished(own_runs, locked, "lock").mkdir(parents=True)  # a damaged lock
+    failing = [diverging, unfit, *absent, foreign, locked]
+    result = make([*failing, good, measured])
+    assert (result.asked, result.made, result.left) == (8, 2, 0)
+    words = {job: str(job) for job in failing} | {job: f"{job} ({job.id})" for job in absent}
+    assert set(result.failed) == set(words.values())
+    assert set(records(own_runs)) == {good.id, measured.id}
+    shown = capsys.readouterr().out
+    for job in failing:
+        said = result.failed[words[job]]
+        assert f"{job}: {said}\n" in shown
+        if job is locked:
+            assert "traceback was not kept" in said
+            continue
+        path = Path(said.partition("its traceback: ")[2])
+        assert path == unfinished(Path("runs"), job, "failed.json")  # found from here
+        assert json.loads(path.read_text())["job"] == str(job)
+        assert "Traceback (most recent call last)" in json.loads(path.read_text())["traceback"]
+    assert "failed with Diverged: " in result.failed[words[diverging]]
+    assert (
+        "DataNotFound: expected CIFAR-10 in one of these places" in result.failed[words[absent[0]]]
+    )
+    assert shown.count("`make data`") == 1  # the ways to get a set, once a set
+    assert "16x16" in result.failed[words[unfit]]
+    assert "a GPU elsewhere" in result.failed[words[foreign]]
+
+
+def test_what_has_failed_is_tried_again_last_and_leaves_nothing_once_made(own_runs, capsys):
+    first, second, third = (tiny(seed=seed) for seed in range(3))
+    failure = unfinished(own_runs, first, "failed.json")
+    failure.parent.mkdir(parents=True)
+    failure.write_text("{}")
+    assert make([first, second, third]).made == 3
+    assert ended(capsys.readouterr().out) == [str(second), str(third), str(first)]
+    assert list(failure.parent.iterdir()) == []
+
+
+def test_a_step_that_fails_is_done_without(monkeypatch):
+    """Out of memory, say: the batch of `huge` takes 50 TB."""
+    huge, small = tiny(batch_size=2**32, train_images=160), tiny(width=2)
+    sizes = {huge: 10**6, small: 10**6}
+    seconds = estimate([huge, small], sizes, CPU)
+    assert seconds[small] > 0
+    assert set(seconds) == {huge, small}
+    assert estimate([huge], sizes, CPU) == {}
+
+
+# -- leftovers
+
+
+def test_leftovers_are_removed_where_that_is_safe(own_runs):
+    done, live, left = tiny(), tiny(seed=1), tiny(seed=2)
+    make([done, live])
+    folder = own_runs / "unfinished"
+    endings = ("pt", "pt.damaged", "failed.json", "lock")
+    for job in (done, live, left):
+        for ending in endings:
+            (folder / f"{job.name}.{ending}").touch()
+        (folder / f".{job.name}.pt.0123.tmp").touch()
+        (own_runs / f".{job.name}-0123456789ab.json.0123.tmp").touch()
+    (folder / "notes.txt").touch()  # somebody's
+    (own_runs / ".notes.tmp").touch()
+    with filelock.FileLock(folder / f"{live.name}.lock"):  # it is being made again elsewhere
+        before = {path.name for path in folder.iterdir() if live.name in path.name}
+        clean()
+        assert {path.name for path in folder.iterdir() if live.name in path.name} == before
+        assert (own_runs / f".{live.name}-0123456789ab.json.0123.tmp").exists()
+    kept = {path.name for path in folder.iterdir() if live.name not in path.name}
+    assert kept == {"notes.txt", *(f"{left.name}.{ending}" for ending in endings)}
+    make([done])
+    assert {path.name for path in folder.iterdir()} == kept  # live's are nobody's any more
+    hidden = [path.name for path in own_runs.iterdir() if path.name.startswith(".")]
+    assert hidden == [".notes.tmp"]

@@ -1,0 +1,178 @@
+"""Notebooks' parameters, and executing small ones in real kernels."""
+
+import json
+import os
+import sys
+
+import nbformat
+import pytest
+
+from fredist import notebook, paths
+from fredist.notebook import clean, execute, page, settle
+
+SETTLE = "from fredist.notebook import settle\nchosen = settle('table1', globals())\nprint(chosen)"
+
+
+def write(path, *sources, **metadata):
+    """Write a notebook whose first cell holds its parameters."""
+    cells = [nbformat.v4.new_code_cell(source) for source in sources]
+    cells[0].metadata = {"tags": ["parameters"]} | metadata
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}), path)
+    return path
+
+
+def shown(path):
+    """Return what the cells of an executed notebook have printed."""
+    cells = nbformat.read(path, as_version=4).cells
+    return "".join(o.get("text", "") for c in cells for o in c.get("outputs", []))
+
+
+def ipython(*cells):
+    """Return the namespace after the cells, as IPython has it when one more cell runs."""
+    namespace = {"In": ["", *cells, "choices = settle('table1', globals())"], "exit": exit}
+    for source in cells:
+        exec(source, namespace)
+    return namespace
+
+
+def test_choices_are_what_the_parameters_say_however_they_are_passed():
+    namespace = {"profile": "smoke", "models": "vgg19", "datasets": ["digits"], "train": False}
+    for seeds in (1, "1", [1], (1,)):
+        chosen = settle("table1", namespace | {"seeds": seeds})
+        assert (chosen.models, chosen.datasets, chosen.seeds) == (("vgg19",), ("digits",), (1,))
+    assert settle("table1", namespace | {"seeds": "0,1"}).seeds == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            "model = 'vgg19'",
+            "'model' .did you mean 'models'.*choose from profile, datasets, models",
+        ),
+        ("epochs = 3", "unknown parameter 'epochs'; choose from profile, datasets, models"),
+        ("train = 1", "True or False as train, got 1"),
+        ("device = 0", "device"),
+        ("seeds = []", "at least one of seeds"),
+        ("models = ['vgg-19']", "did you mean 'vgg19'"),
+    ],
+)
+def test_a_wrong_parameter_is_an_error_that_names_the_right_ones(given, words):
+    with pytest.raises((ValueError, TypeError), match=words):
+        settle("table1", ipython(f"profile = 'smoke'\n{given}"))
+
+
+def test_cells_can_be_run_again_in_any_order():
+    parameters = 'profile = "smoke"\nmodels = ["vgg19"]\nseeds = None'
+    assert settle("table1", ipython(parameters)).models == ("vgg19",)
+    exercise = 'model = "vgg19"\nfor seed in (1, 2): frame = [seed]'
+    again = settle("table1", ipython(parameters, exercise, parameters.replace("vgg19", "resnet50")))
+    assert again.models == ("resnet50",)
+    assert settle("table1", ipython(parameters, exercise)).models == ("vgg19",)
+    with pytest.raises(ValueError, match=r"'model' .did you mean 'models'"):
+        settle("table1", ipython(exercise, parameters.replace("models", "model")))
+    with pytest.raises(ValueError, match=r"'seeds'; choose from profile, models$"):  # papermill's
+        settle("table1", ipython("profile = 'smoke'\nmodels = None", "# Parameters\nseeds = [0]\n"))
+
+
+def test_papermill_passes_parameters_and_what_is_made_is_clean(tmp_path):
+    text = 'profile = "auto"\nmodels = None\nseeds = None'
+    source, made = write(tmp_path / "a.ipynb", text, SETTLE, other=1), tmp_path / "b.ipynb"
+    given = {"profile": "smoke", "models": ["vgg19"], "seeds": "0,1"}
+    assert execute(source, made, given) == ""  # no cell is checked
+    for words in ("profile_name='smoke'", "models=('vgg19',)", "seeds=(0, 1)"):
+        assert words in shown(made)
+    before = made.read_bytes()
+    assert b"papermill" not in before
+    clean(made)
+    assert made.read_bytes() == before
+    assert nbformat.read(made, as_version=4).cells[0].metadata == {"tags": ["parameters"]}
+
+
+def test_nothing_of_the_users_jupyter_reaches_a_notebook(tmp_path, monkeypatch):
+    """Other kernels of that name, start-up files, a broken configuration, another fredist."""
+    kernel = tmp_path / "jupyter" / "kernels" / "python3"
+    kernel.mkdir(parents=True)
+    spec = {"argv": ["false", "{connection_file}"], "display_name": "x", "language": "python"}
+    (kernel / "kernel.json").write_text(json.dumps(spec))
+    startup = tmp_path / "ipython" / "profile_default" / "startup"
+    startup.mkdir(parents=True)
+    (startup / "a.py").write_text("seed = 3\nprint('start-up')")
+    (startup.parent / "ipython_config.py").write_text("raise RuntimeError('broken')")
+    (startup.parent / "ipython_kernel_config.py").write_text("raise RuntimeError('broken')")
+    (tmp_path / "other" / "fredist").mkdir(parents=True)
+    (tmp_path / "other" / "fredist" / "__init__.py").write_text("raise RuntimeError('another')")
+    places = {"JUPYTER_PATH": "jupyter", "JUPYTER_DATA_DIR": "jupyter", "IPYTHONDIR": "ipython"}
+    places |= {"PYTHONSTARTUP": startup / "a.py", "PYTHONPATH": "other", "MPLBACKEND": "Agg"}
+    for variable, place in places.items():
+        monkeypatch.setenv(variable, str(tmp_path / place))
+    folder = tmp_path / "a folder {x} é"
+    folder.mkdir()
+    sources = "import sys, fredist\nprint(sys.executable, fredist.__file__, 'seed' in globals())"
+    execute(write(folder / "a.ipynb", sources), folder / "made" / "b.ipynb")
+    executable, *rest = shown(folder / "made" / "b.ipynb").split()
+    assert os.path.samefile(executable, sys.executable)
+    assert rest == [str(paths.PACKAGE / "__init__.py"), "False"]
+
+
+@pytest.mark.parametrize(
+    ("source", "words"),
+    [
+        (SETTLE, r"cell \[3\] failed with ValueError: unknown parameter 'model'"),
+        ("import os; os.kill(os.getpid(), 9)", "its kernel died, killed"),
+        ("raise SystemExit", r"cell \[3\] failed with SystemExit$"),
+    ],
+)
+def test_what_fails_is_named_and_leaves_what_was_there(tmp_path, source, words):
+    target = tmp_path / "made" / "a.ipynb"
+    target.parent.mkdir()
+    target.write_text("as before")
+    left = [target.parent / ".a.ipynb.0.tmp", target.parent / ".a.ipynb.1.tmp"]
+    for path in left:
+        path.write_text("torn")
+    os.utime(left[0], (0, 0))
+    with pytest.raises(RuntimeError, match=f"a.ipynb did not finish: {words}"):
+        execute(write(tmp_path / "a.ipynb", "profile = 'smoke'", source), target, {"model": "x"})
+    assert target.read_text() == "as before"
+    assert sorted(target.parent.iterdir()) == [left[1], target]  # the other may be in use
+
+
+def test_one_page_shows_all_notebooks_and_is_the_same_each_time(tmp_path):
+    sources = []
+    for name in ("one", "two"):
+        text = f"# Title of {name}\nas in [the other](one.ipynb), $x^2$"
+        output = nbformat.v4.new_output("stream", text=f"shown by {name}")
+        code = nbformat.v4.new_code_cell("print()", outputs=[output], id="second")
+        cells = [nbformat.v4.new_markdown_cell(text, id="first"), code]
+        sources.append(tmp_path / f"{name}.ipynb")
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), sources[-1])
+    made = page(sources)
+    assert made == page(sources)
+    assert all(words in made for words in ('<a href="#two">Title of two</a>', "shown by two"))
+    assert made.count('<hr id="two"') == 1
+    assert made.count('<a href="#one">the other</a>') == 2
+    assert "ipynb" not in made
+
+
+def test_copies_to_explore_are_refreshed_until_the_user_changes_them(tmp_path, monkeypatch):
+    committed, explore = tmp_path / "notebooks", tmp_path / "explore"
+    committed.mkdir()
+    monkeypatch.setattr(notebook, "NOTEBOOKS", committed)
+    monkeypatch.setattr(notebook, "EXPLORE", explore)
+    for name in ("a", "b"):
+        (committed / f"{name}.ipynb").write_text("first")
+    notebook.copy_notebooks()
+    (explore / "b.ipynb").write_text("mine")
+    for name in ("a", "b"):
+        (committed / f"{name}.ipynb").write_text("second")
+    said = "\n".join(notebook.copy_notebooks())
+    assert (explore / "a.ipynb").read_text() == "second"
+    assert (explore / "b.ipynb").read_text() == "mine"
+    assert ("a.ipynb" in said, "b.ipynb" in said) == (False, True)
+    (explore / ".copied" / "b.ipynb").unlink()
+    notebook.copy_notebooks()
+    assert (explore / "b.ipynb").read_text() == "mine"
+    (explore / "b.ipynb").rename(explore / "mine.ipynb")
+    notebook.copy_notebooks()
+    assert (explore / "b.ipynb").read_text() == "second"

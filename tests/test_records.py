@@ -1,0 +1,139 @@
+"""Records: what is written, what is refused by name, and which of several is taken."""
+
+import json
+import shutil
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from fredist.paper import choose
+from fredist.paths import write_whole
+from fredist.records import RecordError, Store, read_record, write_record
+from fredist.results import collect
+from fredist.runs import Measurement, short_hash
+
+OLD, NEW = "2026-03-01T12:00:00+00:00", "2026-03-02T09:00:00+00:00"
+
+
+def resealed(path, **changes):
+    """Write a record's content changed and with a right hash, as another program would."""
+    content = json.loads(path.read_text()) | changes
+    text = json.dumps(content, indent=1, sort_keys=True)
+    other = path.with_name(f"{path.stem[:-12]}{short_hash(text)}.json")
+    other.write_text(text)
+    return other
+
+
+def test_a_record_gives_back_what_was_written(tiny, written):
+    run = tiny()
+    record = read_record(written(run, 51.25))
+    assert record.results["top1_last"] == 51.25
+    assert record.id == run.id
+    assert record.labels == {"template": "base", "width": 1.0, "convention": "published"}
+    assert Store().find(run) == record
+
+
+def test_a_changed_digit_is_found_out(tiny, written, own_runs):
+    path = written(tiny(), 51.25)
+    path.write_text(path.read_text().replace("51.25", "61.25"))
+    with pytest.raises(RecordError, match=f"{path.name}.*changed or damaged"):
+        read_record(path)
+    store = Store()
+    assert store.find(tiny()) is None
+    assert len(store.problems) == 1
+    assert path.name in store.problems[0]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"results": {}},
+        {"results": {"top1_last": float("nan")}},
+        {"results": {"top1_last": -1.0}},
+        {"history": {}},
+        {"history": {"loss": [1.0], "train_top1": [1.0], "test_top1": [1.0], "test_top5": [1.0]}},
+        {"history": {k: [1, 2, 101] for k in ("loss", "train_top1", "test_top1", "test_top5")}},
+        {"provenance": {}},
+        {
+            "provenance": {
+                "finished": "yesterday",
+                "sessions": [{"device": "a", "device_type": "b"}],
+            }
+        },
+        {"provenance": {"finished": OLD, "sessions": []}},
+        {"schema": 1},
+        {"schema": 99},
+        {"identity": {"recipe": {}}},
+        {"labels": None, "results": None},
+    ],
+)
+def test_a_hash_that_fits_is_not_enough(tiny, written, changes):
+    path = resealed(written(tiny()), **changes)
+    with pytest.raises(RecordError, match=path.name):
+        read_record(path)
+
+
+def test_one_bad_file_is_named_and_the_rest_goes_on(tiny, written, own_runs):
+    good = written(tiny())
+    (own_runs / "notes.json").write_text("{}")
+    shutil.copy(good, own_runs / f"{good.stem} (1).json")
+    (own_runs / f"._{good.name}").write_bytes(b"\0mac")
+    (own_runs / good.name.replace("vgg19", "empty", 1)).touch()
+    (own_runs / "folder.json").mkdir()
+    foreign = b"[1, 2]"
+    (own_runs / f"vgg19-base-{'0' * 12}-{short_hash(foreign)}.json").write_bytes(foreign)
+    for number in range(3):
+        resealed(good, schema=1, labels=number)
+    store = Store()
+    assert store.find(tiny()).path == good.resolve()
+    assert len(store.problems) == 5  # hidden files and folders are nobody's
+    frame = collect(choose("table1", "smoke", datasets="cifar10"), store)
+    assert frame.attrs["said"] == store.problems
+    assert "3 records of schema 1" in " ".join(store.problems)  # one sentence for all of them
+
+
+def test_cuda_goes_before_cpu_then_the_oldest(tiny, written):
+    run = tiny()
+    newer = written(run, 1, finished=NEW)
+    assert Store().find(run).path.name == newer.name
+    written(run, 2, finished=OLD)
+    assert Store().find(run).results["top1_last"] == 2
+    written(run, 3, device_type="cuda", finished=NEW)
+    assert Store().find(run).results["top1_last"] == 3
+    assert Store().find(run, "cpu").results["top1_last"] == 2
+
+
+def measurement():
+    network = choose("table3", "smoke").network(choose("table3", "smoke").cells()[0])
+    return Measurement(network, 32, "time", "synchronised", 1, "a device", 1, "2.15")
+
+
+def test_of_a_measurement_the_newest_counts_unless_its_clock_was_ahead(own_runs):
+    session = {"device": "a device", "device_type": "cpu"}
+    ahead = (datetime.now(UTC) + timedelta(days=400)).isoformat()
+    for value, finished in ((1.0, OLD), (2.0, NEW), (3.0, ahead)):
+        provenance = {"sessions": [session], "finished": finished}
+        write_record(measurement(), {"median_ms": value}, {}, provenance, own_runs)
+    store = Store()
+    assert store.find(measurement()).results["median_ms"] == 2.0
+    assert "clock was wrong" in store.problems[0]
+
+
+def test_what_cannot_be_read_again_is_not_written(tiny, own_runs):
+    with pytest.raises((RecordError, ValueError)):
+        write_record(tiny(), {}, {}, {"sessions": []}, own_runs)
+    assert not list(own_runs.glob("*")) if own_runs.exists() else True
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "deep" / "file"
+    write_whole(path, "before")
+
+    def full(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fredist.paths.os.fsync", full)
+    with pytest.raises(OSError, match=r"make room on the disk.*file"):
+        write_whole(path, "after")
+    assert path.read_text() == "before"
+    assert [one.name for one in path.parent.iterdir()] == ["file"]
