@@ -73,7 +73,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     missing = [job for job in jobs if not store.find(job, kind)]
     making = making and (missing or remeasure)
     # What was not given is None, whatever the committed notebook shows.
-    own = {"profile": choices.profile_name, "train": False, "measure": False}
+    own = {"profile": choices.profile_name, "train": False}
     own |= {one: getattr(choices, one) for one in CHOICES if given[one] is not None}
     show, failed = partial(_show, choices, {one: own.get(one) for one in known}), {}
     if not making or len(missing) < len(jobs):

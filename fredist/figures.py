@@ -72,18 +72,19 @@ def distributions(frame: pd.DataFrame) -> Figure:
     rows = -(-len(parts) // columns)
     with applied():
         figure = Figure((COLUMN_WIDTH, 2.4 if len(parts) == 1 else 0.25 + 1.4 * rows))
-        for i, ((model, width), part) in enumerate(parts):
-            axis = figure.add_subplot(rows, columns, i + 1, sharey=figure.axes[0] if i else None)
+        panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
+        for axis, ((model, width), part) in zip(panels.flat, parts, strict=False):
             _plot(axis, part, "layer", "filters")
             template, filters = next(iter(part.groupby("template", sort=False)["filters"]))
-            said = f"{TEMPLATE_LABELS[template]}: {filters.sum():g} filters; published networks"
+            said = f"{TEMPLATE_LABELS[template]}: {filters.sum():g} filters, as published"
             scale = f" × {width:g}" if width != 1 else ""
             _title(axis, FAMILIES[model].label + scale, said)
             ticks = range(1, len(filters) + 1, -(-len(filters) // 6))
             axis.set(xlabel=FAMILIES[model].layer, xticks=ticks)
-            if i % columns == 0:
-                axis.set_ylabel("Filters")
-        figure.axes[0].set_ylim(bottom=0)
+        for axis in panels.flat[len(parts) :]:
+            axis.remove()
+        for axis in panels[:, 0]:
+            axis.set(ylabel="Filters", ylim=(0, None))
         _legend(figure, 3)
     return figure
 

@@ -24,7 +24,7 @@ EXPLORE = ROOT / "explore"  # ignored by git
 _PAPERMILL = "import sys; sys.modules['rfc3987_syntax'] = None; import papermill.__main__ as m; "
 _PAPERMILL += "m.papermill()"
 CHOICES = ("datasets", "models", "templates", "widths", "seeds", "device")
-PARAMETERS = ("profile", *CHOICES, "train", "measure")
+PARAMETERS = ("profile", *CHOICES, "train")
 
 
 def settle(name: str, namespace: Mapping) -> Choices:
@@ -50,7 +50,7 @@ def settle(name: str, namespace: Mapping) -> Choices:
             check_choice("parameter", one, known)
         known = tuple(names) or known  # papermill may set no other than the notebook has
     given = {one: namespace[one] for one in PARAMETERS if one in namespace}
-    for flag in ("train", "measure"):
+    for flag in ("train",):
         check_flag(flag, given.pop(flag, False))
     return choose(name, **given)
 

@@ -33,6 +33,8 @@ STYLE: Mapping[str, object] = MappingProxyType(
         "lines.linewidth": 1.0,
         "lines.markersize": 3.2,
         "figure.constrained_layout.use": True,
+        "xtick.major.size": 0,  # of ticks that the grid stands for
+        "ytick.major.size": 0,
         "savefig.dpi": DPI,
         "pdf.fonttype": 42,  # TrueType: publishers refuse Type 3
     }

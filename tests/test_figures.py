@@ -80,7 +80,7 @@ class TestFilters:
         [axis] = figures.distributions(frame).axes
         assert line(axis, "quadratic")[0] == [1, 512]
         assert axis.get_title() == "VGG-19"
-        assert "Base: 5504 filters; published networks" in words(axis.figure)
+        assert "Base: 5504 filters, as published" in words(axis.figure)
 
     def test_figure_5_has_the_lists_that_templates_see(self):
         frame = figures.filters_per_layer(choose("figure5", "paper"))
@@ -90,6 +90,7 @@ class TestFilters:
         figure = figures.distributions(frame)
         assert [len(axis.lines[0].get_ydata()) for axis in figure.axes] == [16, 4, 9, 13]
         assert not figure.legends
+        check_layout(figure)
 
     @pytest.mark.parametrize("models", ["resnet50", "vgg19,inception", "vgg19,resnet50,inception"])
     def test_chosen_models_and_widths_are_what_is_drawn(self, models):
