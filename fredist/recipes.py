@@ -198,7 +198,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         "smoke": _profile(
             "a few minutes' rehearsal",
             {},
-            {"epochs": 4, "lr": 0.01, "batch_size": 16, "memory_format": "channels_last"},
+            {"epochs": 4, "lr": 0.03, "batch_size": 16, "memory_format": "channels_last"},
             seeds=(0,),
             datasets=("cifar10",),
             reduction=Reduction(
