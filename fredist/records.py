@@ -192,8 +192,8 @@ class Store:
                     self.problems.append(f"{path} was finished in the future: its clock was wrong")
                 self._records.setdefault(record.id, []).append(record)
             self.problems += [
-                f"{count} records of schema {schema!r} in {folder}: another version of fredist wrote "
-                f"them (this one writes schema {SCHEMA}), and they are left out"
+                f"{count} records of schema {schema!r} in {folder} are left out: another version "
+                f"of fredist wrote them, this one writes schema {SCHEMA}"
                 for schema, count in other.items()
             ]
 

@@ -53,7 +53,7 @@ def source(tmp_path_factory):
     shutil.copytree(paths.PACKAGE, root / "fredist", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "pyproject.toml").touch()
     (root / "notebooks").mkdir()
-    lists = [f"{one} = None" for one in PARAMETERS[1:-2]] + ["train = False", "measure = False"]
+    lists = [f"{one} = None" for one in PARAMETERS[1:-1]] + ["train = False"]
     for name, own in {"table1": lists, "figure1": lists[1:3]}.items():
         write_notebook(root / "notebooks", name, own, TABLE.format(name=name))
     write_notebook(root / "notebooks", "figure5", [], SLEEP)

@@ -52,7 +52,7 @@ def ended(holder):
 
 
 def test_timing_waits_for_every_training_and_says_so_once(hold, capsys):
-    holders = [hold("training", 0.9) for _ in range(2)]  # many at once
+    holders = [hold("training", 0.8) for _ in range(2)]  # many at once
     with machine.timing():
         now = time.monotonic()
     assert all(now >= ended(holder) for holder in holders)
@@ -60,7 +60,7 @@ def test_timing_waits_for_every_training_and_says_so_once(hold, capsys):
 
 
 def test_training_waits_for_a_timing_and_tells_who_asks(hold):
-    holder, lines = hold("timing", 0.9), []
+    holder, lines = hold("timing", 0.8), []
     with machine.training(tell=lines.append):
         now = time.monotonic()
     assert now >= ended(holder)
@@ -95,7 +95,7 @@ def free(lock):
 @pytest.mark.parametrize(
     ("held", "wanted"), [("training", "timing"), ("timing", "timing"), ("timing", "training")]
 )
-@pytest.mark.parametrize("seconds", [0, 0.8])
+@pytest.mark.parametrize("seconds", [0, 0.7])
 def test_a_time_limit_holds_while_waiting(hold, capsys, held, wanted, seconds):
     hold(held)
     start = time.monotonic()

@@ -159,9 +159,14 @@ def make_all(jobs, report):
 
 
 def test_two_processes_share_the_jobs_and_make_each_once(own_runs):
-    jobs = [tiny(seed=seed) for seed in range(4)]
-    outcomes = [outcome for _, outcome in share([jobs, jobs], make_all, 2)]
-    assert all(one.left == 0 and one.failed == {} for one in outcomes)
+    jobs, theirs = [tiny(seed=seed, epochs=4) for seed in range(5)], []
+    thread = threading.Thread(target=lambda: theirs.extend(share([jobs], make_all, 2)))
+    thread.start()
+    wait_for(lambda: list((own_runs / "unfinished").glob("*.lock")))  # it has begun
+    ours = make(jobs)
+    thread.join()
+    [(_, other)] = theirs
+    assert (ours.left, ours.failed, other) == (0, {}, Outcome(5, 5, 0, {}))
     assert set(records(own_runs)) == {job.id for job in jobs}
     assert list((own_runs / "unfinished").iterdir()) == []
 

@@ -138,8 +138,8 @@ def test_no_tasks_need_no_process():
 
 def test_closing_ends_the_processes_at_once_even_a_stopped_one():
     pids = []
-    with closing(share([60, 0, 60], nap, 2, lambda task, pid: pids.append(pid))) as outcomes:
-        assert next(outcomes)[0] == 0
+    with closing(share([60, 3, 60], nap, 2, lambda task, pid: pids.append(pid))) as outcomes:
+        assert next(outcomes)[0] == 3  # by when the other has begun, on a busy machine too
         assert len(set(pids)) == 2
         os.kill(pids[0], signal.SIGSTOP)
         start = time.monotonic()
