@@ -87,7 +87,8 @@ def make(
     deadline = time.monotonic() + limit
     clean()
     jobs, failed = list(dict.fromkeys(jobs)), {}
-    left = _missing(jobs, download, remeasure, failed)
+    kind = device and torch.device(device).type  # a run is then missing without one of that kind
+    left = _missing(jobs, kind, download, remeasure, failed)
     total, unfit = len(left), len(failed)
     runs, processes = [job for job in left if isinstance(job, Run)], 1
     if runs:
@@ -100,7 +101,9 @@ def make(
         ([job for job in measured if job.device != COMPUTED], 1, partial(machine.timing, deadline)),
         (runs, processes, nullcontext),
     )
-    work = partial(_make_one, device=device, deadline=deadline, remeasure=remeasure, how=how)
+    work = partial(
+        _make_one, device=device, kind=kind, deadline=deadline, remeasure=remeasure, how=how
+    )
     for wait in (False, True):  # first those that nobody else is making
         for part, at_once, rule in parts:
             todo = [job for job in part if job in left]
@@ -135,7 +138,9 @@ def clean() -> None:
                     path.unlink(missing_ok=True)
 
 
-def _missing(jobs: list[Job], download: bool, remeasure: bool, failed: dict) -> dict[Job, int]:
+def _missing(
+    jobs: list[Job], kind: str | None, download: bool, remeasure: bool, failed: dict
+) -> dict[Job, int]:
     """Return the jobs to make and their MACs; those that cannot be begun are named in `failed`."""
     sizes, store = {}, Store()
 
@@ -150,7 +155,8 @@ def _missing(jobs: list[Job], download: bool, remeasure: bool, failed: dict) -> 
         if isinstance(job, Run) and job.fingerprint is None:  # it is known once the data are there
             found = fingerprint(job.dataset)
             job = job if isinstance(found, Failure) else replace(job, fingerprint=found)
-        if store.find(job) and not (remeasure and isinstance(job, Measurement)):
+        found = store.find(job, kind if isinstance(job, Run) else None)
+        if found and not (remeasure and isinstance(job, Measurement)):
             continue
         size = fingerprint(job.dataset) if isinstance(job, Run) else None
         size = size if isinstance(size, Failure) else attempt(_size, job)
@@ -262,7 +268,7 @@ def _share(jobs, work: Callable, processes: int, left: dict, failed: dict, total
 
 
 def _make_one(
-    job: Job, report: Callable, *, device, deadline: float, wait: bool, remeasure: bool, how: str
+    job: Job, report: Callable, *, device, kind, deadline: float, wait: bool, remeasure: bool, how
 ) -> str | None:
     """Make one job under its lock; None where time is up, or (without `wait`) others have it."""
     if time.monotonic() >= deadline:
@@ -270,7 +276,7 @@ def _make_one(
     lock, awaited = _beside(job.name, ".lock"), f"another process to make {job}"
     try:
         with machine.holding(lock, awaited, deadline if wait else 0.0, report):
-            record = _recorded(job.id)
+            record = _recorded(job.id, kind if isinstance(job, Run) else None)
             if record and not (remeasure and isinstance(job, Measurement)):
                 said = f"{_words(record.results)} (made by another process)"
             else:
@@ -305,11 +311,13 @@ def _words(results: dict[str, float]) -> str:
     return f"{name.replace('_', ' ')} {results[name]:,.5g}"
 
 
-def _recorded(identity: str) -> Record | None:
-    """Return a record of the user's own, without reading all others."""
+def _recorded(identity: str, kind: str | None = None) -> Record | None:
+    """Return a record of the user's own of that kind of device, without reading all others."""
     for path in runs_folder().glob(f"*-{identity}-*.json"):
         with suppress(RecordError):
-            return read_record(path)
+            record = read_record(path)
+            if kind in (None, record.device_type):
+                return record
     return None
 
 

@@ -106,4 +106,5 @@ def write_whole(path: Path, content: str | bytes) -> None:
         said = f"{error.strerror}{hint}; nothing of it was kept"
         raise OSError(error.errno, said, str(path)) from error
     finally:
-        sibling.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            sibling.unlink(missing_ok=True)

@@ -314,3 +314,12 @@ def test_leftovers_are_removed_where_that_is_safe(own_runs):
     assert {path.name for path in folder.iterdir()} == kept  # live's are nobody's any more
     hidden = [path.name for path in own_runs.iterdir() if path.name.startswith(".")]
     assert hidden == [".notes.tmp"]
+
+
+def test_a_run_on_another_kind_of_device_is_still_missing_on_the_named_one(tiny, written, own_runs):
+    run = tiny(epochs=1, lr_steps=())
+    written(run, device_type="cuda")
+    assert make([run]).made == 0
+    assert make([run], device="cpu").made == 1
+    assert Store().find(run, "cpu")
+    assert make([run], device="cpu").made == 0
