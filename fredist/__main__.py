@@ -206,4 +206,6 @@ def _options(arguments: Sequence[str] | None) -> dict:
 
 if __name__ == "__main__":
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all as Ctrl-C does
-    sys.exit(main())
+    status = main()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt the clean-up
+    sys.exit(status)

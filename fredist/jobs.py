@@ -131,7 +131,11 @@ def clean() -> None:
         if match := _OWN.match(path.name):
             files[match["name"]].append(path)
     for name, paths in files.items():
-        endings = (".tmp", *_ENDINGS) if _recorded(name.rpartition("-")[2]) else (".tmp",)
+        record, checkpoint = _recorded(name.rpartition("-")[2]), _beside(name, ".pt")
+        if record and checkpoint.exists():  # newer than the record it is of a run on another device
+            newer = checkpoint.stat().st_mtime > record.path.stat().st_mtime
+            record = None if newer else record
+        endings = (".tmp", *_ENDINGS) if record else (".tmp",)
         if leftovers := [path for path in paths if path.name.endswith(endings)]:
             with suppress(OSError), machine.holding(lock := _beside(name, ".lock"), deadline=0):
                 for path in (*leftovers, *[lock] * (".lock" in endings)):
