@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import re
 import time
 from dataclasses import replace
@@ -299,6 +300,7 @@ def test_leftovers_are_removed_where_that_is_safe(own_runs):
     for job in (done, live, left):
         for ending in endings:
             (folder / f"{job.name}.{ending}").touch()
+        os.utime(folder / f"{job.name}.pt", (0, 0))  # older than the record, if there is one
         (folder / f".{job.name}.pt.0123.tmp").touch()
         (own_runs / f".{job.name}-0123456789ab.json.0123.tmp").touch()
     (folder / "notes.txt").touch()  # somebody's
@@ -320,6 +322,12 @@ def test_a_run_on_another_kind_of_device_is_still_missing_on_the_named_one(tiny,
     run = tiny(epochs=1, lr_steps=())
     written(run, device_type="cuda")
     assert make([run]).made == 0
+    checkpoint = own_runs / "unfinished" / f"{run.name}.pt"
+    checkpoint.parent.mkdir()
+    checkpoint.touch()  # newer than the record: of the run that goes on here
+    clean()
+    assert checkpoint.exists()
+    checkpoint.unlink()
     assert make([run], device="cpu").made == 1
     assert Store().find(run, "cpu")
     assert make([run], device="cpu").made == 0
