@@ -408,7 +408,9 @@ def test_an_interrupted_download_leaves_nothing_and_a_folder_that_cannot_be_is_n
     assert not list((tmp_path / "data").glob("*"))
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("FREDIST_DATA", str(tmp_path / "file"))
-    with pytest.raises(DataNotFound, match=rf"to {tmp_path}/file/cifar.*, got .*(Not a dir|File exists)"):
+    with pytest.raises(
+        DataNotFound, match=rf"to {tmp_path}/file/cifar.*, got .*(Not a dir|File exists)"
+    ):
         load("cifar10", download=True)
 
 
