@@ -1,5 +1,7 @@
 """What the tests share: folders of their own, tiny runs, and records as some machine wrote them."""
 
+import sys
+
 import pytest
 
 # fredist is imported where it is used: the tests of the environment need no torch.
@@ -13,6 +15,13 @@ def own_runs(tmp_path, monkeypatch):
     monkeypatch.setenv("FREDIST_PLAIN", "1")
     monkeypatch.setenv("FREDIST_LOCKS", str(tmp_path / "locks"))  # nor waits for the user's runs
     return tmp_path / "runs"
+
+
+@pytest.fixture(autouse=True)
+def repeatable():
+    """What a test draws at random is the same each time: one that passed passes again."""
+    if torch := sys.modules.get("torch"):  # those that do not import it draw nothing
+        torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

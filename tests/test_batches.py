@@ -114,7 +114,7 @@ def test_resized_crop_of_real_size_is_torchvisions_to_the_bit():
 
 def test_boxes_are_as_frequent_as_torchvisions():
     place = torch.arange(64.0).expand(3, 64, 64).byte()
-    n = 600
+    n = 3000
     resident = ResidentImages(place.expand(n, 3, 64, 64), torch.arange(n), *PIXELS, "cpu")
     x, _ = epoch_of(resident, RESIZED | {"flip": False}, batch_size=500)
     left, right = x[:, 0, 0, 0], x[:, 0, 0, -1]
