@@ -14,7 +14,7 @@ from .checks import check_choice, check_choices, check_numbers
 from .data import DATASETS, at_hand, fingerprint
 from .networks import FAMILIES, Network, make_network
 from .paths import PUBLISHED
-from .recipes import PROFILES, Profile
+from .recipes import PROFILES, Profile, Setting
 from .runs import Run, make_run
 from .templates import TEMPLATES
 
@@ -41,16 +41,12 @@ class Experiment:
     datasets: tuple[str, ...] = ()
     heads: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[str, ...] = ()  # "memory", "time"
+    kind: str = "cifar"  # which of a profile's settings trains it
 
     @property
     def trained(self) -> bool:
         """Whether it shows accuracies."""
         return bool(self.datasets)
-
-    @property
-    def tiny(self) -> bool:
-        """Whether it has Table 2's own recipe and data sets."""
-        return self.datasets == _TINY
 
     @property
     def curves(self) -> bool:
@@ -70,6 +66,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             models=("vgg19", "mobilenet"),
             datasets=_TINY,
             heads={"vgg19": "flatten7x7"},  # what fits the printed counts
+            kind="tiny",
         ),
         "table3": Experiment("Parameters, memory and inference time", measured=("memory", "time")),
         "figure1": Experiment("Filters per layer under the templates", models=("vgg19",)),
@@ -116,6 +113,11 @@ class Choices:
         """The profile of that name."""
         return PROFILES[self.profile_name]
 
+    @property
+    def setting(self) -> Setting:
+        """How the profile trains this kind of experiment."""
+        return getattr(self.profile, self.experiment.kind)
+
     def cells(self) -> list[Cell]:
         """Return every network on every data set, in the paper's order."""
         return [
@@ -129,13 +131,12 @@ class Choices:
     def run(self, cell: Cell, seed: int) -> Run:
         """Return the run of a cell: of the paper's own network, at the profile's scale."""
         return make_run(
-            self.profile,
+            self.setting,
             cell.dataset,
             cell.model,
             cell.template,
             seed=seed,
             width=cell.width,
-            tiny=self.experiment.tiny,
             fingerprint=fingerprint(cell.dataset),
             head=self.experiment.heads.get(cell.model),
         )
@@ -154,12 +155,14 @@ class Choices:
         if self.experiment.curves:
             return self.run(cell, self.seeds[0]).network
         options = {"convention": "published", "head": self.experiment.heads.get(cell.model)}
-        classes = DATASETS[self.experiment.datasets[0]].classes if self.experiment.tiny else 10
+        classes = (
+            DATASETS[self.experiment.datasets[0]].classes if self.experiment.kind == "tiny" else 10
+        )
         return make_network(cell.model, cell.template, cell.width, classes, **options)
 
     def image_size(self, cell: Cell) -> int:
         """Return the height and width of the images that its costs are for."""
-        name = self.experiment.datasets[0] if self.experiment.tiny else cell.dataset
+        name = self.experiment.datasets[0] if self.experiment.kind == "tiny" else cell.dataset
         return DATASETS[name].size if name else 32
 
 
@@ -207,11 +210,11 @@ def choose(
         "models": part.get("models") or experiment.models,
         "templates": experiment.templates,
         "widths": part.get("widths") or experiment.widths,
-        "seeds": own.seeds,
+        "seeds": getattr(own, experiment.kind).seeds,
     }
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
-    defaults["datasets"] = experiment.datasets[:1] if experiment.tiny else own.datasets
+    defaults["datasets"] = experiment.datasets[:1] if experiment.kind == "tiny" else own.datasets
     words = [
         f"{word:g}" if isinstance(word, float) else str(word)
         for what, value in given.items()
@@ -242,7 +245,7 @@ def resolve_profile(name: str = "auto") -> str:
 
 
 def _default_datasets(experiment: Experiment, profile: Profile) -> tuple[str, ...]:
-    names = experiment.datasets[:1] if experiment.tiny else profile.datasets
+    names = experiment.datasets[:1] if experiment.kind == "tiny" else profile.datasets
     if not experiment.trained:
         return ()
     chosen = []

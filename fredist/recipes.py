@@ -1,4 +1,4 @@
-"""Recipes (how one run is trained), reductions (how it is made smaller) and the five profiles.
+"""Recipes (how one run is trained), settings (of which runs, made how much smaller) and profiles.
 
 What a profile may download, falls back to, trains unasked and is called in a caption is said here.
 """
@@ -31,6 +31,7 @@ class Recipe:
 
     epochs: int = 160  # the text
     lr: float = 0.1  # the text
+    warmup_steps: int = 0  # over which the rate rises to that, linearly from its part for one
     lr_steps: tuple[int, ...] = (80, 120)  # the text: epochs at which the rate is divided by ten
     batch_size: int = 128  # the code; the text has 16
     momentum: float = 0.9  # the code
@@ -67,9 +68,10 @@ class Recipe:
         if self.augmentation == "resized_crop" and self.pad:
             raise ValueError(f"expected pad=0 with augmentation='resized_crop', got {self.pad}")
 
-    def lr_at(self, epoch: int) -> float:
-        """Return the learning rate of an epoch, counted from 0."""
-        return self.lr / 10 ** sum(epoch >= step for step in self.lr_steps)
+    def lr_at(self, epoch: int, step: int | None = None) -> float:
+        """Return the learning rate of an epoch, or at one of the run's steps, counted from 0."""
+        part = 1 if step is None else min(1, (step + 1) / max(1, self.warmup_steps))
+        return part * self.lr / 10 ** sum(epoch >= at for at in self.lr_steps)
 
 
 def _steps(value, epochs: int) -> tuple[int, ...]:
@@ -82,16 +84,24 @@ def _steps(value, epochs: int) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class Reduction:
-    """How a profile makes the paper's runs smaller; the defaults reduce nothing.
+class Setting:
+    """How the runs of one kind of experiment are trained, and made smaller than the paper's.
 
-    `width_factors` multiply each model's widths, fixed layers too; the numbers of images are upper
-    limits, the same number of every class.
+    `changes` has what a model or a template changes of the recipe. `width_factors` multiply each
+    model's widths, fixed layers too; the numbers of images are upper limits, the same number of
+    every class. The defaults reduce nothing.
     """
 
+    recipe: Recipe = Recipe()
+    changes: Mapping[str, Mapping] = field(default_factory=dict)
+    seeds: tuple[int, ...] = (0, 1, 2)
     width_factors: Mapping[str, float] = field(default_factory=dict)
     train_images: int | None = None
     test_images: int | None = None
+
+    def recipe_for(self, model: str, template: str) -> Recipe:
+        """Return the recipe of a model's runs under a template."""
+        return replace(self.recipe, **self.changes.get(model, {}), **self.changes.get(template, {}))
 
     def width_factor(self, model: str) -> float:
         """Return what a model's width multipliers are multiplied by."""
@@ -102,7 +112,7 @@ class Reduction:
 
         Examples
         --------
-        >>> Reduction(train_images=1_000).images(50_000, 10_000)
+        >>> Setting(train_images=1_000).images(50_000, 10_000)
         (1000, 10000)
         """
         return min(train, self.train_images or train), min(test, self.test_images or test)
@@ -110,31 +120,19 @@ class Reduction:
 
 @dataclass(frozen=True)
 class Profile:
-    """Recipes, seeds, data sets and a reduction, and how to speak of them.
-
-    `recipe` trains CIFAR, `tiny_recipe` Table 2, whose batch the paper's code changes by template.
-    """
+    """Settings and data sets, and how to speak of them: `cifar`, `tiny` for Table 2, `budget`."""
 
     label: str  # what captions call it
-    recipe: Recipe
-    tiny_recipe: Recipe
-    tiny_batch_sizes: Mapping[str, int] = field(default_factory=dict)
-    seeds: tuple[int, ...] = (0, 1, 2)
+    cifar: Setting
+    tiny: Setting
+    budget: Setting
     datasets: tuple[str, ...] = ("cifar10", "cifar100")
-    reduction: Reduction = Reduction()
     curve_models: tuple[str, ...] | None = None  # the part of Figures 2 to 4 it has; None is all
     curve_widths: tuple[float, ...] | None = None
     protocol: bool = False  # whether its numbers may judge the paper's accuracies
     download: bool = True  # whether missing data are fetched
     fallbacks: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # for sets not at hand
     trains: bool = True  # whether `make` trains what is missing unasked
-
-    def recipe_for(self, tiny: bool, template: str) -> Recipe:
-        """Return the recipe of CIFAR, or that of Table 2 for a template."""
-        if not tiny:
-            return self.recipe
-        batch = self.tiny_batch_sizes.get(template, self.tiny_recipe.batch_size)
-        return replace(self.tiny_recipe, batch_size=batch)
 
 
 _CODE = Recipe()
@@ -153,6 +151,11 @@ _TINY = replace(
 _TINY_BATCHES = {
     "base": 256, "reverse": 16, "uniform": 128, "quadratic": 16, "negative_quadratic": 32,
 }  # fmt: skip
+# What CPUs compute fastest: bfloat16 halves the memory that batch norms wait for, but the backward
+# pass of depthwise convolutions is slower in it.
+_FAST = {"precision": "bfloat16", "memory_format": "channels_last"}
+_FLOAT32 = {"mobilenet": {"precision": "float32"}}
+_MODELS = ("vgg19", "resnet50", "inception", "mobilenet")
 
 
 def _shorter(recipe: Recipe, **changes) -> Recipe:
@@ -161,51 +164,69 @@ def _shorter(recipe: Recipe, **changes) -> Recipe:
     return replace(recipe, lr_steps=(epochs // 2, epochs * 3 // 4), **changes)
 
 
-def _profile(label: str, tiny: dict, recipe: dict, **rest) -> Profile:
-    return Profile(label, _shorter(_CODE, **recipe), _shorter(_TINY, **recipe | tiny), **rest)
+def _protocol(label: str, changes: Mapping = MappingProxyType({}), **recipe) -> Profile:
+    cifar = Setting(replace(_CODE, **recipe))
+    tiny = Setting(replace(_TINY, **recipe), changes)
+    return Profile(label, cifar, tiny, budget=cifar, protocol=True)
 
+
+def _profile(
+    label: str, recipe: dict, setting: dict, tiny: dict | None = None, budget=None, **rest
+) -> Profile:
+    """Return a profile of shorter runs, of which Table 2's and those at equal budgets may differ."""
+    cifar = Setting(_shorter(_CODE, **recipe), **setting)
+    of_tiny = replace(cifar, recipe=_shorter(_TINY, **recipe | (tiny or {})))
+    return Profile(label, cifar, of_tiny, budget or cifar, **rest)
+
+
+# All of CIFAR-10 at the author's rate and batch.
+_SMALL = {"width_factors": dict.fromkeys(_MODELS, 0.125), "changes": _FLOAT32}
 
 PROFILES: Mapping[str, Profile] = MappingProxyType(
     {
-        "paper": Profile("the author's released code", _CODE, _TINY, _TINY_BATCHES, protocol=True),
-        # "adjusted to 16 samples to fit in GPU memory at the maximum model scaling"
-        "paper16": Profile(
-            "the author's released code at the text's batch of 16",
-            replace(_CODE, batch_size=16),
-            replace(_TINY, batch_size=16),
-            protocol=True,
+        "paper": _protocol(
+            "the author's released code",
+            {template: {"batch_size": size} for template, size in _TINY_BATCHES.items()},
         ),
+        # "adjusted to 16 samples to fit in GPU memory at the maximum model scaling"
+        "paper16": _protocol("the author's released code at the text's batch of 16", batch_size=16),
         # A tenth of the length, on what recent GPUs compute fastest.
         "quick": _profile(
-            "a tenth of the paper's epochs",
-            {"epochs": 9},
-            {"epochs": 16, "precision": "bfloat16", "memory_format": "channels_last"},
+            "a tenth of the paper's epochs", {"epochs": 16} | _FAST, {}, {"epochs": 9}
         ),
-        # All of CIFAR-10 on two CPU cores, an eighth of every width.
-        "small": _profile(
-            "a sixteenth of the paper's epochs at an eighth of the width",
-            {},
-            {"epochs": 10, "memory_format": "channels_last"},
-            seeds=(0,),
+        # The studies on CPUs, many hours.
+        "small30": _profile(
+            "30 instead of 160 epochs at an eighth of the width",
+            {"epochs": 30} | _FAST,
+            _SMALL,
             datasets=("cifar10",),
-            reduction=Reduction(
-                dict.fromkeys(("vgg19", "resnet50", "inception", "mobilenet"), 0.125)
+            trains=False,
+        ),
+        "small": _profile(
+            "10 instead of 160 epochs at an eighth of the width",
+            {"epochs": 10} | _FAST,
+            _SMALL,
+            budget=Setting(
+                _shorter(_CODE, epochs=15, **_FAST),
+                _FLOAT32,
+                seeds=(0, 1, 2, 3, 4),
+                width_factors={"vgg19": 0.25, "mobilenet": 0.5},
             ),
-            trains=False,  # many hours
+            datasets=("cifar10",),
+            trains=False,
         ),
         # Minutes on two CPU cores. Widths at which no layer has fewer than four filters, so few
         # images that only a small batch makes enough steps, and a rate at which all learn.
         "smoke": _profile(
             "a few minutes' rehearsal",
-            {},
             {"epochs": 4, "lr": 0.03, "batch_size": 16, "memory_format": "channels_last"},
-            seeds=(0,),
+            {
+                "seeds": (0,),
+                "width_factors": dict(zip(_MODELS, (0.0625, 0.0625, 0.25, 0.16), strict=True)),
+                "train_images": 1_440,
+                "test_images": 1_000,
+            },
             datasets=("cifar10",),
-            reduction=Reduction(
-                {"vgg19": 0.0625, "resnet50": 0.0625, "inception": 0.25, "mobilenet": 0.16},
-                train_images=1_440,
-                test_images=1_000,
-            ),
             curve_models=("vgg19", "mobilenet"),
             curve_widths=(1.0, 0.5, 0.25),
             download=False,
@@ -218,27 +239,30 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 )
 
 
-def differences(profile: Profile, tiny: bool = False) -> list[str]:
-    """Return how a profile differs from the author's code, in words.
+def differences(profile: Profile, kind: str = "cifar") -> list[str]:
+    """Return how a profile's setting of a kind differs from the author's code, in words.
 
     Examples
     --------
     >>> differences(PROFILES["paper16"])
     ['batch size 16 instead of 128']
     """
-    code, reduction = PROFILES["paper"], profile.reduction
-    pairs = zip(*(asdict(p.recipe_for(tiny, "base")).items() for p in (profile, code)), strict=True)
+    own, code = getattr(profile, kind), getattr(PROFILES["paper"], kind)
+    pairs = zip(*(asdict(s.recipe_for("", "base")).items() for s in (own, code)), strict=True)
     said = [
         f"{name.replace('_', ' ')} {_plain(value)} instead of {_plain(stated)}"
         for (name, value), (_, stated) in pairs
         if value != stated
     ]
-    if len(profile.seeds) != len(code.seeds):
-        said.append(f"{len(profile.seeds)} instead of {len(code.seeds)} repetitions")
-    if factors := sorted(set(reduction.width_factors.values())):
+    for model, changes in own.changes.items():
+        if model in _MODELS:
+            said += [f"{_plain(value)} for {model}" for value in changes.values()]
+    if len(own.seeds) != len(code.seeds):
+        said.append(f"{len(own.seeds)} instead of {len(code.seeds)} repetitions")
+    if factors := sorted(set(own.width_factors.values())):
         each = f"{factors[0]:g}" + f" to {factors[-1]:g}" * (len(factors) > 1)
         said.append(f"every width multiplied by {each}")
-    limits = {"train": reduction.train_images, "test": reduction.test_images}
+    limits = {"train": own.train_images, "test": own.test_images}
     said += [f"at most {limit:,} {split} images" for split, limit in limits.items() if limit]
     return said
 

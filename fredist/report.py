@@ -134,7 +134,7 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
     said = [f"Profile {choices.profile_name} ({profile.label}): {runs}{trained}."]
     if dataset == "digits":
         said.append("The images are scikit-learn's handwritten digits, none of the paper's sets.")
-    if changes := differences(profile, choices.experiment.tiny):
+    if changes := differences(profile, choices.experiment.kind):
         said.append(f"Unlike the author's released code: {'; '.join(changes)}.")
     deterministic = "Training is deterministic, which the author's is not."
     said.append(deterministic if profile.protocol else "Not the paper's protocol.")

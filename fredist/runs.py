@@ -8,10 +8,10 @@ from functools import cached_property
 from .checks import check_choice, check_integer
 from .data import DATASETS
 from .networks import Network, make_network
-from .recipes import Profile, Recipe
+from .recipes import Recipe, Setting
 from .templates import exact_width
 
-RECIPE_VERSION = 2  # raised when the same recipe comes to mean another computation
+RECIPE_VERSION = 3  # raised when the same recipe comes to mean another computation
 MEASUREMENT_VERSION = 2
 COMPUTED = "computed"  # in place of a device: memory that is computed, not measured
 # What is measured and how. "code" is the author's own way, whatever the captions say.
@@ -73,7 +73,7 @@ class Run(_Identified):
 
 
 def make_run(
-    profile: Profile,
+    setting: Setting,
     dataset: str,
     model: str,
     template: str = "base",
@@ -81,24 +81,23 @@ def make_run(
     seed: int = 0,
     width: float = 1.0,
     convention: str = "published",
-    tiny: bool = False,
     fingerprint: str | None = None,
     **options,
 ) -> Run:
-    """Return the run of one network of a profile; `tiny` is Table 2's recipe.
+    """Return the run of one network in a setting.
 
     Examples
     --------
     >>> from fredist.recipes import PROFILES
-    >>> make_run(PROFILES["smoke"], "cifar10", "resnet50", "quadratic").network.filters
+    >>> make_run(PROFILES["smoke"].cifar, "cifar10", "resnet50", "quadratic").network.filters
     (26, 4, 4, 26)
     """
     check_choice("data set", dataset, DATASETS)
-    info, reduction = DATASETS[dataset], profile.reduction
-    built = exact_width(width) * exact_width(reduction.width_factor(model))
+    info = DATASETS[dataset]
+    built = exact_width(width) * exact_width(setting.width_factor(model))
     network = make_network(model, template, built, info.classes, convention=convention, **options)
-    recipe = profile.recipe_for(tiny, template)
-    train_images, test_images = reduction.images(info.train, info.test)
+    recipe = setting.recipe_for(model, template)
+    train_images, test_images = setting.images(info.train, info.test)
     return Run(
         network=network,
         dataset=dataset,

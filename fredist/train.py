@@ -129,14 +129,15 @@ def _part(run: Run, images: ImageSet) -> ImageSet:
 
 def _one_epoch(model, optimizer, train_set, test_set, run, epoch, deadline) -> list[float]:
     """Train one epoch, counted from 0, and return what it adds to the history."""
-    recipe = run.recipe
-    for group in optimizer.param_groups:
-        group["lr"] = recipe.lr_at(epoch)
+    recipe, step = run.recipe, epoch * -(-len(train_set) // run.recipe.batch_size)
     model.train()
     how = {"augmentation": recipe.augmentation, "pad": recipe.pad, "flip": recipe.flip}
     loss_sum = correct = 0  # sums stay on the device: reading them would wait for it
     for x, y in _until(deadline, train_set.augmented(recipe.batch_size, run.seed, epoch, **how)):
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.lr_at(epoch, step)
         logits, loss = train_step(model, optimizer, x, y, recipe)
+        step += 1
         loss_sum += loss.detach() * len(y)
         correct += (logits.detach().argmax(1) == y).sum()
     loss, train_top1 = float(loss_sum) / len(train_set), 100 * int(correct) / len(train_set)

@@ -1,6 +1,7 @@
 """What the tests share: folders of their own, tiny runs, and records as some machine wrote them."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -35,16 +36,17 @@ def digits():
 @pytest.fixture(scope="session")
 def tiny():
     """Return a function that makes runs on the digits that take a second or less."""
-    from fredist.recipes import Profile, Recipe, Reduction
+    from fredist.recipes import Recipe, Setting
     from fredist.runs import make_run
 
     models = ("vgg19", "resnet50", "inception", "mobilenet")
-    small = Reduction(dict.fromkeys(models, 0.05), train_images=160, test_images=100)
+    factors = dict.fromkeys(models, 0.05)
+    small = Setting(width_factors=factors, train_images=160, test_images=100)
 
-    def make(model="vgg19", template="base", *, seed=0, width=1.0, reduction=small, **changed):
+    def make(model="vgg19", template="base", *, seed=0, width=1.0, setting=small, **changed):
         recipe = {"epochs": 3, "lr_steps": (2,), "batch_size": 32, "lr": 0.05} | changed
-        profile = Profile("tiny", Recipe(**recipe), Recipe(**recipe), reduction=reduction)
-        return make_run(profile, "digits", model, template, seed=seed, width=width)
+        own = replace(setting, recipe=Recipe(**recipe))
+        return make_run(own, "digits", model, template, seed=seed, width=width)
 
     return make
 

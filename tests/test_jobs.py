@@ -18,7 +18,7 @@ from fredist.device import device_name
 from fredist.jobs import Outcome, clean, estimate, make
 from fredist.measure import wanted
 from fredist.networks import make_network
-from fredist.recipes import Profile, Recipe, Reduction
+from fredist.recipes import Recipe, Setting
 from fredist.records import Store, read_record
 from fredist.runs import make_run
 from fredist.train import train
@@ -40,10 +40,13 @@ def one_at_a_time(tmp_path, monkeypatch):
 def tiny(model="vgg19", template="base", *, seed=0, width=1.0, train_images=60, **changed):
     """Return a run on the digits that takes a second or less."""
     recipe = {"epochs": 2, "lr_steps": (), "batch_size": 20, "lr": 0.05} | changed
-    reduction = Reduction(dict.fromkeys(MODELS, 0.05), train_images, 20)
-    recipe = Recipe(**recipe)
-    profile = Profile("tiny", recipe, recipe, {}, (seed,), ("digits",), reduction)
-    return make_run(profile, "digits", model, template, seed=seed, width=width)
+    setting = Setting(
+        Recipe(**recipe),
+        width_factors=dict.fromkeys(MODELS, 0.05),
+        train_images=train_images,
+        test_images=20,
+    )
+    return make_run(setting, "digits", model, template, seed=seed, width=width)
 
 
 def bad(**changed):

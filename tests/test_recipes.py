@@ -12,16 +12,16 @@ from fredist.templates import TEMPLATES
 
 
 def test_paper_is_the_authors_released_code():
-    recipe = PROFILES["paper"].recipe
+    recipe = PROFILES["paper"].cifar.recipe
     assert asdict(recipe) == {
-        "epochs": 160, "lr": 0.1, "lr_steps": (80, 120), "batch_size": 128, "momentum": 0.9,
+        "epochs": 160, "lr": 0.1, "warmup_steps": 0, "lr_steps": (80, 120), "batch_size": 128, "momentum": 0.9,
         "nesterov": False, "weight_decay": 1e-4, "augmentation": "pad_crop", "pad": 4,
         "flip": True, "evaluate_train": False, "precision": "float32",
         "memory_format": "contiguous",
     }  # fmt: skip
-    assert PROFILES["paper"].seeds == (0, 1, 2)
-    assert PROFILES["paper16"].recipe == replace(recipe, batch_size=16)
-    run = make_run(PROFILES["paper"], "cifar100", "vgg19")
+    assert PROFILES["paper"].cifar.seeds == (0, 1, 2)
+    assert PROFILES["paper16"].cifar.recipe == replace(recipe, batch_size=16)
+    run = make_run(PROFILES["paper"].cifar, "cifar100", "vgg19")
     assert run.normalisation == ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010))
 
 
@@ -33,7 +33,7 @@ def test_table_2_has_its_own_recipe():
     assert batches == {
         "base": 256, "reverse": 16, "uniform": 128, "quadratic": 16, "negative_quadratic": 32,
     }  # fmt: skip
-    recipe = PROFILES["paper"].tiny_recipe
+    recipe = PROFILES["paper"].tiny.recipe
     assert (recipe.epochs, recipe.lr, recipe.lr_steps) == (90, 0.01, (45, 67))
     assert recipe.augmentation == "resized_crop"
     assert recipe.evaluate_train
@@ -75,7 +75,7 @@ def test_smoke_has_no_layer_with_fewer_than_four_filters():
 
     for model in MODELS:
         for template in TEMPLATES:
-            run = make_run(PROFILES["smoke"], "cifar10", model, template)
+            run = make_run(PROFILES["smoke"].cifar, "cifar10", model, template)
             assert min(flat(run.network.filters)) >= 4, (model, template)
 
 
@@ -87,7 +87,7 @@ def test_every_profile_trains_every_network_it_names(profile):
     widths = own.curve_widths or WIDTHS
     assert set(widths) <= set(WIDTHS)
     assert len(choose("figure2", profile, datasets="cifar10").runs()) == (
-        len(own.curve_models or MODELS) * 5 * len(widths) * len(own.seeds)
+        len(own.curve_models or MODELS) * 5 * len(widths) * len(own.cifar.seeds)
     )
 
 

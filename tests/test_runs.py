@@ -24,7 +24,7 @@ def test_every_field_that_decides_a_result_changes_the_id(tiny):
             others.append(replace(run, **{field.name: changed(getattr(run, field.name))}))
     others.append(replace(run, network=replace(run.network, num_classes=11)))
     recipe = {
-        "epochs": 4, "lr": 0.2, "lr_steps": (1,), "batch_size": 8, "momentum": 0.5,
+        "epochs": 4, "lr": 0.2, "warmup_steps": 5, "lr_steps": (1,), "batch_size": 8, "momentum": 0.5,
         "nesterov": True, "weight_decay": 0.0, "pad": 3, "flip": True, "evaluate_train": True,
         "precision": "bfloat16", "memory_format": "channels_last",
     }  # fmt: skip
@@ -56,19 +56,19 @@ def test_numpys_integers_are_the_same_run(tiny):
 
 
 def test_all_images_and_no_limit_are_one_run():
-    profile = PROFILES["paper"]
-    limited = replace(profile, reduction=replace(profile.reduction, train_images=60_000))
-    runs = [make_run(one, "cifar10", "vgg19") for one in (profile, limited)]
+    setting = PROFILES["paper"].cifar
+    limited = replace(setting, train_images=60_000)
+    runs = [make_run(one, "cifar10", "vgg19") for one in (setting, limited)]
     assert runs[0].id == runs[1].id
 
 
 def test_digits_are_never_flipped():
-    assert not make_run(PROFILES["smoke"], "digits", "vgg19").recipe.flip
+    assert not make_run(PROFILES["smoke"].cifar, "digits", "vgg19").recipe.flip
 
 
 def test_the_ids_of_shipped_results_stay():
     # Another id here means that no result shipped so far is found again.
-    golden = {"paper": "1b32f1a2e512", "smoke": "3719316f5f82"}
+    golden = {"paper": "620276c51e37", "small": "611a7eba3dc3", "smoke": "950701c7a077"}
     for profile in golden:
         run = choose("table1", profile, models="vgg19", datasets="cifar10").runs()[0]
         assert run.id == golden[profile]

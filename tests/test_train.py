@@ -17,7 +17,7 @@ from fredist.batches import ResidentImages
 from fredist.data import subset
 from fredist.device import describe, numerics
 from fredist.networks import FAMILIES
-from fredist.recipes import PROFILES, Recipe, Reduction
+from fredist.recipes import Recipe, Setting
 from fredist.runs import Run, make_run
 from fredist.train import (
     Diverged,
@@ -38,9 +38,14 @@ def tiny(model="vgg19", template="base", *, seed=0, images=(64, 50), **changed) 
     recipe = {"epochs": 3, "lr_steps": [2], "batch_size": 32, "lr": 0.05} | changed
     if recipe.get("augmentation") == "resized_crop":
         recipe["pad"] = 0
-    reduction = Reduction(WIDTHS, *images)
-    profile = replace(PROFILES["smoke"], recipe=Recipe(**recipe), reduction=reduction)
-    return make_run(profile, "digits", model, template, seed=seed)
+    train_images, test_images = images
+    setting = Setting(
+        Recipe(**recipe),
+        width_factors=WIDTHS,
+        train_images=train_images,
+        test_images=test_images,
+    )
+    return make_run(setting, "digits", model, template, seed=seed)
 
 
 class Stop(Exception):
@@ -163,6 +168,12 @@ def test_a_step_is_sgd_with_momentum_and_decay():
         assert train_step(model, optimizer, x, y, recipe)[1].item() == pytest.approx(loss.item())
     for ours, theirs in zip(model.parameters(), weights, strict=True):
         torch.testing.assert_close(ours.detach(), theirs, rtol=1e-4, atol=1e-6)
+
+
+def test_the_rate_warms_up_step_by_step_and_then_steps_down():
+    recipe = Recipe(lr=0.4, warmup_steps=4, epochs=3, lr_steps=(1,))
+    rates = [recipe.lr_at(step // 3, step) for step in range(6)]
+    assert rates == pytest.approx([0.1, 0.2, 0.3, 0.04, 0.04, 0.04])
 
 
 @pytest.mark.parametrize("classes", [3, 12])

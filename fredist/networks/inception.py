@@ -2,6 +2,7 @@
 
 from functools import partial
 
+import torch
 from timm.layers import ConvNormAct
 from torch import nn
 from torchvision.models.googlenet import Inception
@@ -10,6 +11,26 @@ from .families import six_sizes
 from .vgg import SmallHead
 
 _CONV = partial(ConvNormAct, bias=True)  # the paper's counts include biases before batch norm
+
+
+class Module(Inception):
+    """torchvision's module, whose branches receive gradients that are dense in memory.
+
+    They arrive as slices of the concatenation's, on which a CPU's bfloat16 kernels are several
+    times slower: a training step was measured to be 1.1 to 1.2 times as fast with copies.
+    """
+
+    def forward(self, x):
+        branches = self._forward(x)
+        if not torch.jit.is_scripting() and branches[0].requires_grad:
+            for branch in branches:
+                branch.register_hook(_dense)
+        return torch.cat(branches, 1)
+
+
+def _dense(gradient):
+    slow = gradient.device.type == "cpu" and gradient.dtype == torch.bfloat16
+    return gradient.contiguous(memory_format=torch.channels_last) if slow else gradient
 
 
 class FilterInception(SmallHead):
@@ -24,7 +45,7 @@ class FilterInception(SmallHead):
                 ends.append(len(layers) - 1)
                 layers.append(nn.MaxPool2d(3, stride=2, padding=1))
             sizes = six_sizes(module)
-            block = Inception(channels[-1], *sizes, conv_block=_CONV)
+            block = Module(channels[-1], *sizes, conv_block=_CONV)
             block.branch3.append(_CONV(sizes[4], sizes[4], 3))
             layers.append(block)
             channels.append(sizes[0] + sizes[2] + sizes[4] + sizes[5])

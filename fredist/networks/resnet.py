@@ -2,6 +2,18 @@
 
 from timm.models.resnet import Bottleneck, ResNet, downsample_conv
 from torch import nn
+from torch.nn.functional import conv2d
+
+
+class Shortcut(nn.Conv2d):
+    """A strided 1x1 convolution, computed as a plain one of every second pixel.
+
+    oneDNN's own, channels last with fewer than 16 input channels, writes out of bounds
+    (uxlfoundation/oneDNN#6035).
+    """
+
+    def forward(self, x):
+        return conv2d(x[..., ::2, ::2], self.weight)
 
 
 class FilterResNet(ResNet):
@@ -17,6 +29,10 @@ class FilterResNet(ResNet):
         self.maxpool = nn.Identity()
         shortcut = downsample_conv(first, 4 * first, kernel_size=1)
         self.layer1[0] = Bottleneck(first, first, downsample=shortcut)
+        for layer in (self.layer2, self.layer3, self.layer4):
+            conv = layer[0].downsample[0]
+            inputs, outputs = conv.in_channels, conv.out_channels
+            layer[0].downsample[0] = Shortcut(inputs, outputs, 1, stride=2, bias=False)
         self.feature_info[0]["num_chs"] = first
         for info, reduction in zip(self.feature_info, (1, 1, 2, 4, 8), strict=True):
             info["reduction"] = reduction
