@@ -1,6 +1,6 @@
 # `make help` lists the targets. Options are variables: make table1 PROFILE=quick MODELS=vgg19
 VENV := .venv
-NOTEBOOKS := table1 table2 table3 figure1 figure2 figure3 figure4 figure5 claims
+NOTEBOOKS := table1 table2 table3 figure1 figure2 figure3 figure4 figure5 budget claims
 OPTIONS := PROFILE DATASETS MODELS TEMPLATES WIDTHS SEEDS DEVICE MINUTES TRAIN REMEASURE
 
 # A misspelt option would be hours of another choice: an error, before anything starts.
@@ -71,6 +71,7 @@ figure2: ## accuracy against parameters
 figure3: ## accuracy against memory
 figure4: ## accuracy against inference time
 figure5: ## the four base distributions
+budget: ## templates at the base's own MACs and parameters
 claims: ## the paper's claims, by its own numbers and by ours
 $(NOTEBOOKS): setup
 	$(run) fredist render $@ $(choices)

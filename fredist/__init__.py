@@ -13,7 +13,14 @@ import warnings
 # text, and a notebook's standard error stays empty.
 warnings.filterwarnings("ignore", message="IProgress not found")
 
-from .networks import Network, compare, create_model, departures, make_network  # noqa: E402
+from .networks import (  # noqa: E402
+    Network,
+    compare,
+    create_model,
+    departures,
+    largest_width,
+    make_network,
+)
 from .templates import TEMPLATES, apply_template  # noqa: E402
 
 if "timm" in sys.modules:
@@ -27,5 +34,6 @@ __all__ = [
     "compare",
     "create_model",
     "departures",
+    "largest_width",
     "make_network",
 ]

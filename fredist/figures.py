@@ -1,7 +1,8 @@
-"""The paper's figures: filters per layer (1 and 5), accuracy against cost (2 to 4)."""
+"""The paper's figures: filters per layer (1 and 5), accuracy against cost (2 to 4), and budgets."""
 
 import re
 import textwrap
+from itertools import product
 from pathlib import Path
 
 import pandas as pd
@@ -137,7 +138,7 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
             for axis, model in zip(row, models, strict=True):
                 part = data[(data["dataset"] == dataset) & (data["model"] == model)]
                 _draw(axis, part)
-                factor = choices.setting.width_factor(model)
+                factor = getattr(choices.profile, choices.experiment.kind).width_factor(model)
                 scale = f", widths × {factor:g}" if factor != 1 else ""
                 runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
                 name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
@@ -170,6 +171,72 @@ def _draw(axis: Axes, part: pd.DataFrame) -> None:
     for row in shown.query("template == 'base' and width == 1.0").itertuples():
         axis.axvline(row.x, **_DASHED)
         axis.axhline(row.value, **_DASHED)
+
+
+def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
+    """Return the gains of `verdicts.contrasts` and their ranges, a panel for each budget and model.
+
+    Examples
+    --------
+    >>> from fredist import paper, results, verdicts
+    >>> chosen = paper.choose("budget", "small", datasets="cifar10")
+    >>> figure = contrasts(chosen, verdicts.contrasts(results.collect(chosen)))
+    >>> [axis.get_title() for axis in figure.axes[:2]]
+    ['VGG-19', 'MobileNet']
+    """
+    likes, models = choices.experiment.like, choices.models
+    labels = [TEMPLATE_LABELS[template] for template in choices.templates if template != "base"]
+    with applied():
+        figure = Figure((COLUMN_WIDTH, 0.3 + 1.15 * len(likes)))
+        panels = figure.subplots(len(likes), len(models), sharex=True, sharey=True, squeeze=False)
+        for (like, model), axis in zip(product(likes, models), panels.flat, strict=True):
+            part = found[(found["like"] == like) & (found["model"] == model)]
+            for row in part.itertuples():
+                look = {**TEMPLATE_LOOKS[row.template], "linestyle": "-"}
+                label = TEMPLATE_LABELS[row.template]
+                axis.plot([row.low, row.high], [label] * 2, **look | {"marker": "|"})
+                axis.plot([row.gain], [label], **look)
+            axis.axvline(0, **_DASHED)
+            axis.set(yticks=labels, ylim=(len(labels) - 0.5, -0.5))
+            what = {"macs": "equal MACs", "params": "equal parameters"}[like]
+            runs = f"{choices.profile_name}, {part['n'].sum()} of {part['of'].sum()} pairs of runs"
+            _title(axis, FAMILIES[model].label, f"{what}; {runs}")
+        figure.supxlabel("Gain over the base (points), and its range", fontsize="medium")
+    return figure
+
+
+def epochs(history: pd.DataFrame) -> Figure:
+    """Return the mean test accuracy over epochs of `results.histories`, a panel for each model.
+
+    Examples
+    --------
+    >>> runs = {"model": "vgg19", "template": "base", "epoch": [1, 2, 1, 2]}
+    >>> figure = epochs(pd.DataFrame(runs | {"test_top1": [20.0, 60.0, 30.0, 70.0]}))
+    >>> figure.axes[0].lines[0].get_ydata().tolist()
+    [25.0, 65.0]
+    """
+    keys = ["model", "template", "epoch"]
+    means = history.groupby(keys, sort=False)["test_top1"].mean().reset_index()
+    parts = list(means.groupby("model", sort=False))
+    columns = min(2, max(1, len(parts)))
+    rows = max(1, -(-len(parts) // columns))
+    with applied():
+        figure = Figure((COLUMN_WIDTH, 0.5 + 1.4 * rows))
+        panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+        for axis, (model, part) in zip(panels.flat, parts, strict=False):
+            _plot(axis, part, "epoch", "test_top1", marker="")
+            n = history[history["model"] == model].groupby(["template", "epoch"]).size()
+            least = f"{n.min()} to " if n.min() < n.max() else ""
+            _title(
+                axis, FAMILIES[model].label, f"mean of {least}{n.max()} run{'s' * (n.max() > 1)}"
+            )
+            axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+        for axis in panels.flat[len(parts) :]:
+            axis.remove()
+        figure.supxlabel("Epoch", fontsize="medium")
+        figure.supylabel("Test accuracy (%)", fontsize="medium")
+        _legend(figure, 3)
+    return figure
 
 
 def _is_noise(shown: pd.DataFrame) -> bool:

@@ -7,12 +7,14 @@ JupyterLab, for what is trained and for what is shown.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from .checks import check_choice, check_choices, check_numbers
 from .data import DATASETS, at_hand, fingerprint
 from .networks import FAMILIES, Network, make_network
+from .networks.budget import largest
 from .paths import PUBLISHED
 from .recipes import PROFILES, Profile, Setting
 from .runs import Run, make_run
@@ -42,6 +44,7 @@ class Experiment:
     heads: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[str, ...] = ()  # "memory", "time"
     kind: str = "cifar"  # which of a profile's settings trains it
+    like: tuple[str, ...] = ()  # costs that templates share with the base: "macs", "params"
 
     @property
     def trained(self) -> bool:
@@ -74,6 +77,12 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
         "figure3": _curves("Accuracy against memory", "memory"),
         "figure4": _curves("Accuracy against inference time", "time"),
         "figure5": Experiment("The four base distributions", templates=("base",)),
+        "budget": Experiment(
+            "Templates at the base's own parameters and MACs",
+            models=("vgg19", "mobilenet"),
+            datasets=_CIFAR,
+            like=("macs", "params"),
+        ),
         "claims": _curves("The paper's claims", "memory", "time"),
     }
 )
@@ -87,6 +96,7 @@ class Cell:
     model: str
     template: str
     width: float
+    like: str = ""  # the cost that the width makes equal to the base's
 
 
 @dataclass(frozen=True)
@@ -99,7 +109,7 @@ class Choices:
     models: tuple[str, ...]
     templates: tuple[str, ...]
     widths: tuple[float, ...]
-    seeds: tuple[int, ...]
+    seeds: tuple[int, ...]  # none are those of the setting
     device: str | None  # cpu, cuda, or the name of a device that was measured
     suffix: str  # what tells its files from those of the whole experiment
 
@@ -113,25 +123,33 @@ class Choices:
         """The profile of that name."""
         return PROFILES[self.profile_name]
 
-    @property
-    def setting(self) -> Setting:
-        """How the profile trains this kind of experiment."""
-        return getattr(self.profile, self.experiment.kind)
-
     def cells(self) -> list[Cell]:
         """Return every network on every data set, in the paper's order."""
         return [
-            Cell(dataset, model, template, width)
+            Cell(dataset, model, template, width, like)
+            for like in self.experiment.like or ("",)
             for dataset in self.datasets or ("",)
             for model in self.models
             for template in self.templates
-            for width in self.widths
+            for width in (
+                [_fitting(self.profile_name, dataset, model, template, like)]
+                if like
+                else self.widths
+            )
         ]
+
+    def seeds_of(self, cell: Cell) -> tuple[int, ...]:
+        """Return the seeds that a cell is trained with."""
+        return self.seeds or self.setting(cell).seeds
+
+    def setting(self, cell: Cell) -> Setting:
+        """Return how the profile trains a cell."""
+        return getattr(self.profile, cell.like or self.experiment.kind)
 
     def run(self, cell: Cell, seed: int) -> Run:
         """Return the run of a cell: of the paper's own network, at the profile's scale."""
         return make_run(
-            self.setting,
+            self.setting(cell),
             cell.dataset,
             cell.model,
             cell.template,
@@ -145,15 +163,15 @@ class Choices:
         """Return all runs: none for what needs no training."""
         if not self.experiment.trained:
             return []
-        return [self.run(cell, seed) for cell in self.cells() for seed in self.seeds]
+        return [self.run(cell, seed) for cell in self.cells() for seed in self.seeds_of(cell)]
 
     def network(self, cell: Cell) -> Network:
         """Return the network whose costs are shown: on curves as trained, else as the paper has it.
 
         A reduced profile's Table 2 has the accuracies of small networks beside the paper's counts.
         """
-        if self.experiment.curves:
-            return self.run(cell, self.seeds[0]).network
+        if self.experiment.curves or cell.like:
+            return self.run(cell, 0).network
         options = {"convention": "published", "head": self.experiment.heads.get(cell.model)}
         classes = (
             DATASETS[self.experiment.datasets[0]].classes if self.experiment.kind == "tiny" else 10
@@ -164,6 +182,21 @@ class Choices:
         """Return the height and width of the images that its costs are for."""
         name = self.experiment.datasets[0] if self.experiment.kind == "tiny" else cell.dataset
         return DATASETS[name].size if name else 32
+
+
+@cache
+def _fitting(profile_name: str, dataset: str, model: str, template: str, like: str) -> float:
+    """Return the largest width at which a template costs no more than the base at the same scale.
+
+    The budget is that of `dataset`'s images and classes; the base's own width is 1.0.
+    """
+    setting = getattr(PROFILES[profile_name], like)
+
+    def cost(width: float, template: str = template) -> int:
+        network = make_run(setting, dataset, model, template, width=width).network
+        return network.macs(DATASETS[dataset].size) if like == "macs" else network.params
+
+    return 1.0 if template == "base" else largest(cost, cost(1.0, "base"))
 
 
 def choose(
@@ -210,10 +243,10 @@ def choose(
         "models": part.get("models") or experiment.models,
         "templates": experiment.templates,
         "widths": part.get("widths") or experiment.widths,
-        "seeds": getattr(own, experiment.kind).seeds,
     }
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
+    defaults["seeds"] = getattr(own, experiment.kind).seeds
     defaults["datasets"] = experiment.datasets[:1] if experiment.kind == "tiny" else own.datasets
     words = [
         f"{word:g}" if isinstance(word, float) else str(word)
@@ -225,6 +258,7 @@ def choose(
         if not isinstance(device, str) or not device.strip():
             raise TypeError(f"expected cpu, cuda or a device's name as device, got {device!r}")
         words.append(re.sub(r"\W+", "_", device))
+    chosen["seeds"] = tuple(given["seeds"])
     return Choices(name, profile, **chosen, device=device, suffix="".join(f"-{w}" for w in words))
 
 

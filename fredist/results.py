@@ -15,7 +15,7 @@ from .paper import Cell, Choices, published
 from .records import Record, Store
 from .runs import COMPUTED, MEASUREMENT_VERSION, Run
 
-KEYS = ["dataset", "model", "template", "width"]
+KEYS = ["dataset", "model", "template", "width", "like"]
 COLUMNS = [
     *KEYS, "quantity", "value", "low", "high", "n", "of", "kind", "device", "profile", "seeds",
     "doubtful", "chance", "sources",
@@ -84,7 +84,8 @@ def _row(cell: Cell, quantity: str, value: float, **rest) -> dict:
 def _counted(choices: Choices, cell: Cell) -> list[dict]:
     network = choices.network(cell)
     rows = [_row(cell, "params_millions", network.params / 1e6, kind="counted")]
-    if choices.experiment.measured and not choices.experiment.curves:  # slow, and Table 3's alone
+    tells_macs = choices.experiment.measured or choices.experiment.like
+    if tells_macs and not choices.experiment.curves:  # slow
         macs = network.macs(choices.image_size(cell))
         rows.append(_row(cell, "gmacs", macs / 1e9, kind="counted"))
     return rows
@@ -92,7 +93,9 @@ def _counted(choices: Choices, cell: Cell) -> list[dict]:
 
 def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
     """Return the accuracies on one data set, of one kind of device."""
-    runs = {(cell, seed): choices.run(cell, seed) for cell in cells for seed in choices.seeds}
+    runs = {
+        (cell, seed): choices.run(cell, seed) for cell in cells for seed in choices.seeds_of(cell)
+    }
     asked = choices.device if choices.device in ("cpu", "cuda") else None
     found = {key: store.find(run, asked) for key, run in runs.items()}
     kinds = Counter(record.device_type for record in found.values() if record)
@@ -105,7 +108,7 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
             said.append(f"{left} runs were trained on {others} alone, and are left out")
     rows = []
     for cell in cells:
-        of = {seed: found[cell, seed] for seed in choices.seeds if found[cell, seed]}
+        of = {seed: found[cell, seed] for seed in choices.seeds_of(cell) if found[cell, seed]}
         for quantity in TRAINED:
             seeds = {seed: value for seed, r in of.items() if (value := _result(r, quantity)) >= 0}
             if not seeds and quantity.startswith("train_"):
@@ -119,12 +122,12 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
                     low=min(values),
                     high=max(values),
                     n=len(seeds),
-                    of=len(choices.seeds),
+                    of=len(choices.seeds_of(cell)),
                     kind="trained",
                     device="; ".join(sorted({record.device for record in of.values()})),
                     profile=choices.profile_name,
                     seeds=seeds,
-                    chance=_chance(quantity, runs[cell, choices.seeds[0]]),
+                    chance=_chance(quantity, runs[cell, choices.seeds_of(cell)[0]]),
                     sources=" ".join(record.path.name for record in of.values()),
                 )
             )
@@ -275,6 +278,26 @@ def _published(choices: Choices, cells: list[Cell]) -> list[dict]:
     return rows
 
 
+def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
+    """Return one row for each epoch of every run that has a record: its loss and accuracies.
+
+    Examples
+    --------
+    >>> from fredist.paper import choose
+    >>> frame = histories(choose("table1", "smoke", datasets="cifar10"), Store([]))
+    >>> frame.columns.tolist()[-5:]
+    ['epoch', 'loss', 'train_top1', 'test_top1', 'test_top5']
+    """
+    store, rows = Store() if store is None else store, []
+    columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
+    for cell in choices.cells():
+        for seed in choices.seeds_of(cell):
+            if record := store.find(choices.run(cell, seed)):
+                history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
+                rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
+    return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
+
+
 def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.DataFrame:
     """Return how each network differs from the base at width 1.0, in units and in percent.
 
@@ -293,13 +316,13 @@ def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.Dat
     part = frame[frame["quantity"] == quantity]
     part = part[part["kind"] == kind] if kind else part[part["kind"] != "published"]
     bases = {
-        (row.dataset, row.model): row
+        (row.dataset, row.model, row.like): row
         for row in part.itertuples()
-        if row.template == "base" and row.width == 1.0
+        if row.template == "base" and (row.like or row.width == 1.0)
     }
     rows = []
     for row in part.itertuples():
-        base = bases.get((row.dataset, row.model))
+        base = bases.get((row.dataset, row.model, row.like))
         if base is None or row is base or (row.template == "base" and row.width == 1.0):
             continue
         pairs = [(row.seeds[s], base.seeds[s]) for s in row.seeds if s in base.seeds]

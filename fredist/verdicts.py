@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from statistics import mean
 
 import pandas as pd
 
@@ -9,6 +10,7 @@ from .recipes import PROFILES
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_MEASURED, NOT_PROTOCOL = "not yet measured", "not the paper's protocol"
+CONTRAST_SEEDS, LEVEL = 5, 0.05  # what a contrast of our own needs to be decided
 SEEDS = 3  # the paper's repetitions: a range over fewer decides nothing
 
 
@@ -104,6 +106,70 @@ def verdict(
     if all(failed) if some else all(passed):
         return FAILS if some else HOLDS
     return INCONCLUSIVE
+
+
+def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
+    """Return what each template gains over the base at an equal budget, and what that decides.
+
+    Paired by seed: `gain` is the mean difference in percentage points, `low` and `high` its 95%
+    t-interval, `p` two-sided. `p_holm` is corrected by Holm over all templates and models that
+    share a budget and are asked for with five seeds or more. With fewer, `low` and `high` are the
+    smallest and the largest difference, and there is no verdict. `macs` and `loss` are the ratio of
+    MACs and the difference in training loss, beside which a gain has to be read.
+
+    Examples
+    --------
+    >>> from fredist import paper, records, results
+    >>> choices = paper.choose("budget", "small", datasets="cifar10")
+    >>> found = contrasts(results.collect(choices, records.Store([])))
+    >>> len(found), found.verdict.unique().tolist()
+    (16, ['undecided: 0 of 5 seeds'])
+    """
+    from scipy import stats  # takes a second
+
+    rows = []
+    ours = frame[frame["kind"] != "published"]
+    for key, part in ours.groupby(["dataset", "like", "model"], sort=False):
+        networks = dict(list(part.set_index("quantity").groupby("template", sort=False)))
+        base = networks.pop("base", None)
+        for template, own in networks.items() if base is not None else ():
+            pairs, losses = (_pairs(own, base, which) for which in (quantity, "loss_last"))
+            row = dict(zip(("dataset", "like", "model"), key, strict=True))
+            n = 0 if math.isnan(pairs[0]) else len(pairs)
+            row |= {"template": template, "n": n, "of": own.loc[quantity, "of"]}
+            row |= {"gain": mean(pairs), "low": min(pairs), "high": max(pairs), "p": math.nan}
+            if n >= CONTRAST_SEEDS:
+                test = stats.ttest_1samp(pairs, 0)
+                row["low"], row["high"] = test.confidence_interval(1 - LEVEL)
+                row["p"] = test.pvalue
+            row["macs"] = own.loc["gmacs", "value"] / base.loc["gmacs", "value"]
+            rows.append(row | {"loss": mean(losses)})
+    found = pd.DataFrame(rows)
+    if len(found):
+        families = found[found["of"] >= CONTRAST_SEEDS].groupby(["dataset", "like"])["p"]
+        found["p_holm"] = families.transform(_holm)
+        found["verdict"] = [_contrast(row) for row in found.itertuples()]
+    return found
+
+
+def _pairs(own: pd.DataFrame, base: pd.DataFrame, quantity: str) -> list[float]:
+    ours, theirs = (one.loc[quantity, "seeds"] for one in (own, base))
+    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs] or [math.nan]
+
+
+def _holm(p: pd.Series) -> pd.Series:
+    """Return p values corrected by Holm; one that is missing counts as one that is larger."""
+    steps = len(p) + 1 - p.rank(method="first", na_option="bottom")
+    ordered = (p * steps).clip(upper=1).loc[p.sort_values().index].cummax()
+    return ordered.reindex(p.index)
+
+
+def _contrast(row) -> str:
+    if math.isnan(row.p_holm):
+        return f"undecided: {row.n} of {max(row.of, CONTRAST_SEEDS)} seeds"
+    if row.p_holm >= LEVEL:
+        return "undecided: no difference shown"
+    return "gains, at this scale" if row.gain > 0 else "loses, at this scale"
 
 
 def _range(row: dict, column: str) -> tuple[float, float]:

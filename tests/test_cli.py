@@ -37,10 +37,10 @@ finally:
 
 
 def write_notebook(folder, name, parameters, code):
-    sources = {"parameters": "\n".join(['profile = "smoke"', *parameters]), CHECKED: code}
     cells = [nbformat.v4.new_markdown_cell(f"# Title of {name}")]
-    new = nbformat.v4.new_code_cell
-    cells += [new(source, metadata={"tags": [tag]}) for tag, source in sources.items()]
+    own = "\n".join(['profile = "smoke"', *parameters])
+    cells.append(nbformat.v4.new_code_cell(own, metadata={"tags": ["parameters"]}))
+    cells.append(nbformat.v4.new_code_cell(f"{CHECKED}\n{code}"))
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
     book = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
     nbformat.write(book, folder / f"{name}.ipynb")

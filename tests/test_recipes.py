@@ -14,7 +14,8 @@ from fredist.templates import TEMPLATES
 def test_paper_is_the_authors_released_code():
     recipe = PROFILES["paper"].cifar.recipe
     assert asdict(recipe) == {
-        "epochs": 160, "lr": 0.1, "warmup_steps": 0, "lr_steps": (80, 120), "batch_size": 128, "momentum": 0.9,
+        "epochs": 160, "lr": 0.1, "warmup_steps": 0, "lr_steps": (80, 120), "batch_size": 128,
+        "momentum": 0.9,
         "nesterov": False, "weight_decay": 1e-4, "augmentation": "pad_crop", "pad": 4,
         "flip": True, "evaluate_train": False, "precision": "float32",
         "memory_format": "contiguous",
@@ -89,6 +90,31 @@ def test_every_profile_trains_every_network_it_names(profile):
     assert len(choose("figure2", profile, datasets="cifar10").runs()) == (
         len(own.curve_models or MODELS) * 5 * len(widths) * len(own.cifar.seeds)
     )
+
+
+@pytest.mark.parametrize("like", ["macs", "params"])
+def test_at_equal_cost_each_network_is_the_largest_within_the_bases(like):
+    choices = choose("budget", "small", datasets="cifar10")
+    cells = [cell for cell in choices.cells() if cell.like == like]
+
+    def cost(cell, width):
+        network = choices.run(replace(cell, width=width), 0).network
+        return network.macs() if like == "macs" else network.params
+
+    assert len(cells) == 10
+    for cell in cells:
+        [base] = [one for one in cells if (one.model, one.template) == (cell.model, "base")]
+        most = cost(base, 1.0)
+        assert cost(cell, cell.width) <= most
+        if cell.template != "base":
+            assert cost(cell, round(cell.width + 1e-4, 4)) > most
+
+
+def test_study_a_is_small_enough_to_run_and_has_its_seeds():
+    choices = choose("budget", "small", datasets="cifar10")
+    assert len({run.id for run in choices.runs()}) == 10 * 5 + 10 * 2
+    most = max(run.network.macs() * run.train_images * run.recipe.epochs for run in choices.runs())
+    assert most < 1e14  # two hours on a busy core
 
 
 def test_a_profile_says_all_that_differs_from_the_authors_code():

@@ -24,7 +24,8 @@ def test_every_field_that_decides_a_result_changes_the_id(tiny):
             others.append(replace(run, **{field.name: changed(getattr(run, field.name))}))
     others.append(replace(run, network=replace(run.network, num_classes=11)))
     recipe = {
-        "epochs": 4, "lr": 0.2, "warmup_steps": 5, "lr_steps": (1,), "batch_size": 8, "momentum": 0.5,
+        "epochs": 4, "lr": 0.2, "warmup_steps": 5, "lr_steps": (1,), "batch_size": 8,
+        "momentum": 0.5,
         "nesterov": True, "weight_decay": 0.0, "pad": 3, "flip": True, "evaluate_train": True,
         "precision": "bfloat16", "memory_format": "channels_last",
     }  # fmt: skip

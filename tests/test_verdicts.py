@@ -1,11 +1,13 @@
 """Verdicts: what may judge a claim, and what may not."""
 
 import math
+from statistics import mean, stdev
 
 import pandas as pd
 import pytest
+from scipy import stats
 
-from fredist.verdicts import judge, verdict
+from fredist.verdicts import contrasts, judge, verdict
 
 
 def cells(*values, kind="published", **columns):
@@ -81,3 +83,49 @@ def test_a_bound_is_one_of_three():
     assert judge("", "", cells(5.0), "gain", reaches=5)["by the paper"].startswith("holds")
     with pytest.raises(ValueError, match="one of above, below and reaches"):
         judge("", "", cells(5.0), "gain", above=5, below=6)
+
+
+def budget(**gains):
+    """Return the frame of one model at equal MACs, by each template's gains over its base."""
+    rows = []
+    for template, differences in {"base": [0.0] * 5, **gains}.items():
+        for quantity, center in (("top1_last", 70.0), ("loss_last", 1.0), ("gmacs", 2.0)):
+            seeds = {s: center + s + d for s, d in enumerate(differences)}
+            row = {"dataset": "cifar10", "like": "macs", "model": "vgg19", "template": template}
+            row |= {"quantity": quantity, "seeds": seeds, "of": 5, "kind": "trained"}
+            rows.append(row | {"value": center})
+    return pd.DataFrame(rows)
+
+
+def test_contrasts_are_paired_t_tests_corrected_by_holm():
+    gains = {
+        "reverse": [1, 2, 3, 2, 2],
+        "uniform": [-3, -2, -3, -2, -3],
+        "quadratic": [1, -1, 0, 2, -2],
+    }
+    found = contrasts(budget(**gains)).set_index("template")
+    # As R gives them: p.adjust(sapply(list(...), function(d) t.test(d)$p.value), "holm")
+    t = {name: mean(d) / (stdev(d) / math.sqrt(5)) for name, d in gains.items()}
+    p = {name: 2 * stats.t.sf(abs(value), 4) for name, value in t.items()}
+    assert found.p.to_dict() == pytest.approx(p)
+    order = sorted(p, key=p.get)
+    steps = [p[name] * (3 - i) for i, name in enumerate(order)]
+    expected = [min(1, max(steps[: i + 1])) for i in range(3)]
+    assert [found.p_holm[name] for name in order] == pytest.approx(expected)
+    half = stats.t.ppf(0.975, 4) * stdev(gains["reverse"]) / math.sqrt(5)
+    assert found.low["reverse"] == pytest.approx(2 - half)
+    assert found.high["reverse"] == pytest.approx(2 + half)
+    assert found.verdict.to_dict() == {
+        "reverse": "gains, at this scale",
+        "uniform": "loses, at this scale",
+        "quadratic": "undecided: no difference shown",
+    }
+
+
+def test_a_contrast_of_fewer_than_five_seeds_decides_nothing_and_still_counts_in_its_family():
+    both = contrasts(budget(reverse=[1, 2, 3, 2, 2], uniform=[-3, -2])).set_index("template")
+    assert both.verdict["uniform"] == "undecided: 2 of 5 seeds"
+    assert (both.low["uniform"], both.high["uniform"]) == (-3, -2)
+    assert both.p_holm["reverse"] == pytest.approx(2 * both.p["reverse"])
+    alone = contrasts(budget(reverse=[1, 2, 3, 2, 2])).set_index("template")
+    assert alone.p_holm["reverse"] == pytest.approx(alone.p["reverse"])

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..templates import TEMPLATES
+from .budget import largest_width
 from .families import FAMILIES, NETWORKS
 from .network import CONVENTIONS, Network, check_options, make_network
 
@@ -15,7 +16,15 @@ if TYPE_CHECKING:
     import pandas as pd
     from torch import nn
 
-__all__ = ["FAMILIES", "Network", "compare", "create_model", "departures", "make_network"]
+__all__ = [
+    "FAMILIES",
+    "Network",
+    "compare",
+    "create_model",
+    "departures",
+    "largest_width",
+    "make_network",
+]
 
 
 def create_model(
@@ -69,9 +78,10 @@ def compare(
 ) -> "pd.DataFrame":
     """Return one row per template: filters, parameters and MACs, and both beside the original's.
 
-    The original is the base at width 1.0. MACs are multiply-accumulates of one `image_size` x
-    `image_size` image. `options` are `in_chans`, `head`, `keep_total`, `round_to` and `vertex`, as
-    in `create_model`. Nothing is built or trained.
+    The original is the base at width 1.0; `width_at_params` and `width_at_macs` are the largest
+    widths at which a template costs no more than that. MACs are multiply-accumulates of one
+    `image_size` x `image_size` image. `options` are `in_chans`, `head`, `keep_total`, `round_to`
+    and `vertex`, as in `create_model`. Nothing is built or trained.
 
     Examples
     --------
@@ -90,8 +100,12 @@ def compare(
         # Only the quadratic has a vertex: the one choice is meant for it.
         own = {k: v for k, v in options.items() if k != "vertex" or template == "quadratic"}
         network = make_network(name, template, width, num_classes, convention=convention, **own)
-        rows.append((template, network.filters, network.params, network.macs(image_size)))
-    frame = pd.DataFrame(rows, columns=["template", "filters", "params", "macs"])
+        own |= {"num_classes": num_classes, "convention": convention, "image_size": image_size}
+        budgets = {"params": original.params}, {"macs": original.macs(image_size)}
+        fits = [largest_width(name, template, **budget, **own) for budget in budgets]
+        rows.append((template, network.filters, network.params, network.macs(image_size), *fits))
+    columns = ["template", "filters", "params", "macs", "width_at_params", "width_at_macs"]
+    frame = pd.DataFrame(rows, columns=columns)
     frame["params_vs_original"] = frame["params"] / original.params
     frame["macs_vs_original"] = frame["macs"] / original.macs(image_size)
     return frame.set_index("template")

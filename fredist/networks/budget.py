@@ -1,0 +1,70 @@
+"""Equal budgets: the largest width multiplier whose network costs no more than a number."""
+
+from collections.abc import Callable
+
+from ..checks import check_number
+from .network import make_network
+
+GRID = 10_000  # width multipliers to four digits
+
+
+def largest(cost: Callable[[float], int], most: float) -> float | None:
+    """Return the largest width, to four digits, whose cost is at most that, or None.
+
+    `cost` never falls as the width grows: of parameters and MACs that is so, for every filter does.
+
+    Examples
+    --------
+    >>> largest(lambda width: int(100 * width), 33)
+    0.3399
+    """
+    low, high = 0, GRID
+    while cost(high / GRID) <= most:
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if cost(middle / GRID) <= most else (low, middle)
+    return low / GRID or None
+
+
+def largest_width(
+    model: str,
+    template: str = "base",
+    *,
+    params: float | None = None,
+    macs: float | None = None,
+    image_size: int = 32,
+    **options,
+) -> float:
+    """Return the largest width multiplier whose network stays within parameters or MACs.
+
+    Exact, by the closed forms of `Network`: nothing is built. The paper's "reduced to fit to the
+    original amount of resources" (abstract); `options` are those of `create_model`.
+
+    Raises
+    ------
+    ValueError
+        Unless one of both budgets is given, and where one filter in every layer exceeds it.
+
+    Examples
+    --------
+    >>> original = make_network("vgg19")
+    >>> largest_width("vgg19", "uniform", macs=original.macs())
+    0.4433
+    """
+    if (params is None) == (macs is None):
+        raise ValueError(f"expected params or macs as the budget, got {params=} and {macs=}")
+    name = "params" if macs is None else "macs"
+    most = check_number(name, params if macs is None else macs)
+
+    def cost(width: float) -> int:
+        network = make_network(model, template, width, **options)
+        return network.params if macs is None else network.macs(image_size)
+
+    width = largest(cost, most)
+    if width is None:
+        raise ValueError(
+            f"expected at least {cost(1 / GRID):,} as {name} for {model} {template}, one filter in "
+            f"every layer, got {most:,.0f}"
+        )
+    return width

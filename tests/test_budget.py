@@ -1,0 +1,41 @@
+"""Equal budgets: the largest width that stays within parameters or MACs."""
+
+import pytest
+
+from fredist import TEMPLATES, compare, largest_width, make_network
+from fredist.networks.budget import GRID
+from fredist.paper import MODELS
+
+
+@pytest.mark.parametrize("convention", ["equations", "published"])
+@pytest.mark.parametrize("model", MODELS)
+def test_the_next_width_of_the_grid_costs_more(model, convention):
+    original = make_network(model, num_classes=100)
+    for template in TEMPLATES:
+        for name, most in (("params", original.params), ("macs", original.macs(64))):
+            options = {"num_classes": 100, "convention": convention}
+            width = largest_width(model, template, image_size=64, **{name: most}, **options)
+            steps = (width, (round(width * GRID) + 1) / GRID)
+            networks = [make_network(model, template, step, **options) for step in steps]
+            costs = [n.params if name == "params" else n.macs(64) for n in networks]
+            assert costs[0] <= most < costs[1]
+
+
+def test_budgets_that_say_nothing_are_errors():
+    with pytest.raises(ValueError, match="params or macs"):
+        largest_width("vgg19")
+    with pytest.raises(ValueError, match="params or macs"):
+        largest_width("vgg19", params=1, macs=1)
+    with pytest.raises(ValueError, match="expected at least 214 as params for vgg19 uniform"):
+        largest_width("vgg19", "uniform", params=100)
+    with pytest.raises(ValueError, match="finite number of at least 0 as macs, got nan"):
+        largest_width("vgg19", macs=float("nan"))
+    assert largest_width("vgg19", params=5e6) == largest_width("vgg19", params=5_000_000)
+
+
+def test_compare_shows_the_widths_at_the_originals_budget():
+    frame = compare("mobilenet", 0.5)
+    original = make_network("mobilenet")
+    for template, row in frame.iterrows():
+        assert row.width_at_macs == largest_width("mobilenet", template, macs=original.macs())
+        assert row.width_at_params == largest_width("mobilenet", template, params=original.params)
