@@ -226,10 +226,8 @@ def epochs(history: pd.DataFrame) -> Figure:
         for axis, (model, part) in zip(panels.flat, parts, strict=False):
             _plot(axis, part, "epoch", "test_top1", marker="")
             n = history[history["model"] == model].groupby(["template", "epoch"]).size()
-            least = f"{n.min()} to " if n.min() < n.max() else ""
-            _title(
-                axis, FAMILIES[model].label, f"mean of {least}{n.max()} run{'s' * (n.max() > 1)}"
-            )
+            counts = sorted({str(n.min()), str(n.max())})
+            _title(axis, FAMILIES[model].label, f"runs: {' to '.join(counts)}, their mean")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         for axis in panels.flat[len(parts) :]:
             axis.remove()
