@@ -39,7 +39,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock lint format $(NOTEBOOKS) paper data publish lab \
-	test test-slow test-setup gpu-check clean
+	test test-slow test-setup bench gpu-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([^ :]*\):.*## /\1 /p' Makefile \
@@ -101,10 +101,13 @@ test-slow: setup ## the slow tests, but for test-setup's [ARGS]
 test-setup: setup ## build an environment on this one's torch, as TORCH=system does [ARGS]
 	$(run) pytest -m slow tests/test_setup.py $(ARGS)
 
+bench: setup ## time training and evaluation against the usual script [ARGS="--models vgg19"]
+	$(run) benchmarks.bench --train $(ARGS)
+
 gpu-check: setup ## train, resume and measure on a CUDA device, compared with the CPU [ARGS]
 	$(run) pytest -m gpu -v -rs tests/test_gpu.py $(ARGS)
 
 clean: ## remove .venv, builds and caches; never runs/ or figures
 	[ ! -e .venv/.fredist-setup ] || rm -rf .venv
 	rm -rf build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
-	find fredist tests tools -name __pycache__ -prune -exec rm -rf {} +
+	find benchmarks fredist tests tools -name __pycache__ -prune -exec rm -rf {} +

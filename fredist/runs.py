@@ -15,7 +15,11 @@ RECIPE_VERSION = 3  # raised when the same recipe comes to mean another computat
 MEASUREMENT_VERSION = 2
 COMPUTED = "computed"  # in place of a device: memory that is computed, not measured
 # What is measured and how. "code" is the author's own way, whatever the captions say.
-METHODS = {"memory": ("code", "inference", "training"), "time": ("code", "synchronised")}
+METHODS = {
+    "memory": ("code", "inference", "training"),
+    "time": ("code", "synchronised"),
+    "speed": ("training", "evaluation"),
+}
 
 
 def _label(default):
