@@ -17,7 +17,7 @@ from .checks import check_choices
 from .device import choose_device, device_name, empty_cache, numerics, synchronize, thread_count
 from .networks import Network
 from .recipes import Recipe
-from .runs import COMPUTED, METHODS, Measurement
+from .runs import COMPUTED, Measurement
 
 # Quantity, method and batch: "code" are the author's own, 64 is the captions'.
 _PEAKS = (("memory", "inference", 64), ("memory", "training", 64))
@@ -43,7 +43,10 @@ def wanted(
     >>> [(one.quantity, one.method, one.batch, one.device == "computed") for one in found[1:]]
     [('memory', 'training', 64, True), ('time', 'synchronised', 1, False)]
     """
-    device, quantities = choose_device(device), check_choices("quantity", quantities, METHODS)
+    device, quantities = (
+        choose_device(device),
+        check_choices("quantity", quantities, ("memory", "time")),
+    )
     return [
         Measurement(network, image_size, quantity, *how, *_place(device, quantity), **labels)
         for quantity, *how in (_ON_CUDA if device.type == "cuda" else _ON_CPU)

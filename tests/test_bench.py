@@ -15,7 +15,8 @@ def test_a_benchmark_is_kept_as_records_and_shown_again_without_measuring(own_ru
     command += ["--models", "mobilenet", "--templates", "base"]
     options = {"cwd": paths.ROOT, "capture_output": True, "text": True}
     nothing = subprocess.run(command, **options, check=False)
-    assert nothing.returncode == 1 and "nothing has been measured" in nothing.stderr
+    assert nothing.returncode == 1
+    assert "nothing has been measured" in nothing.stderr
     measuring = [*command, "--train", "--seconds", "0.2", "--repeats", "2"]
     first = subprocess.run(measuring, **options, check=True)
     records = Store([own_runs]).measurements()

@@ -173,7 +173,7 @@ def test_another_environment_may_have_spaces_in_its_name_too(make, checkout, ven
 
 
 def test_clean_removes_our_environment_alone(make, checkout, tmp_path):
-    for folder in ("fredist", "tests", "tools"):
+    for folder in ("benchmarks", "fredist", "tests", "tools"):
         (checkout / folder).mkdir()
     kept = checkout / ".venv" / "bin" / "python"
     assert make("clean")[1].returncode == 0

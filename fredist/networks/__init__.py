@@ -95,19 +95,19 @@ def compare(
     check_options("compare, one row per template,", options, named)
     shape = {key: value for key, value in options.items() if key in ("in_chans", "head")}
     original = make_network(name, num_classes=num_classes, **shape)
-    rows = []
+    originals, rows = (original.params, original.macs(image_size)), []
     for template in TEMPLATES:
         # Only the quadratic has a vertex: the one choice is meant for it.
         own = {k: v for k, v in options.items() if k != "vertex" or template == "quadratic"}
         network = make_network(name, template, width, num_classes, convention=convention, **own)
+        counts = network.params, network.macs(image_size)
+        ratios = [count / original for count, original in zip(counts, originals, strict=True)]
         own |= {"num_classes": num_classes, "convention": convention, "image_size": image_size}
-        budgets = {"params": original.params}, {"macs": original.macs(image_size)}
+        budgets = (dict([pair]) for pair in zip(("params", "macs"), originals, strict=True))
         fits = [largest_width(name, template, **budget, **own) for budget in budgets]
-        rows.append((template, network.filters, network.params, network.macs(image_size), *fits))
-    columns = ["template", "filters", "params", "macs", "width_at_params", "width_at_macs"]
-    frame = pd.DataFrame(rows, columns=columns)
-    frame["params_vs_original"] = frame["params"] / original.params
-    frame["macs_vs_original"] = frame["macs"] / original.macs(image_size)
+        rows.append((template, network.filters, *counts, *ratios, *fits))
+    columns = ["template", "filters", "params", "macs", "params_vs_original", "macs_vs_original"]
+    frame = pd.DataFrame(rows, columns=[*columns, "width_at_params", "width_at_macs"])
     return frame.set_index("template")
 
 
