@@ -270,9 +270,9 @@ def test_no_step_in_bfloat16_sees_weights_of_another():
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_fast_path_takes_the_plain_paths_step(model):
-    # Stated tolerances: the loss to 1%, the gradient's length to 5%, its direction at the classifier
-    # to a cosine of 0.98. Further down batch norms over many layers turn rounding into direction: of
-    # the whole of ResNet-50's the cosine is 0.2, and only accuracies can be compared.
+    # Stated tolerances: the loss to 1%, the gradient's length to 5%, its direction at the
+    # classifier to a cosine of 0.98. Further down batch norms over many layers turn rounding into
+    # direction: of the whole of ResNet-50's the cosine is 0.2, and only accuracies can be compared.
     x = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
     y = torch.arange(32) % 10
     losses, gradients = [], []
