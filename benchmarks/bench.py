@@ -125,7 +125,7 @@ def show(rows: pd.DataFrame, folder: Path) -> None:
             print(f"{order}: {name.removeprefix('ratio_')} {ratio:.2f} times the usual script")
     kinds = [name for name in ("alone", "sweep") if f"ratio_{name}" in rows]
     with applied():
-        figure = Figure((TEXT_WIDTH, 2.4))
+        figure = Figure((TEXT_WIDTH, 3.6))
         orders = rows.groupby("order")
         panels = figure.subplots(1, len(orders), sharey=True, squeeze=False)
         for axis, (order, part) in zip(panels.flat, orders, strict=True):
@@ -138,7 +138,8 @@ def show(rows: pd.DataFrame, folder: Path) -> None:
             axis.axhline(1, color="0.4", linewidth=0.6)
             axis.tick_params("x", rotation=90)
             axis.set(title=order, ylim=(0, None))
-            axis.legend()
+        handles, labels = panels.flat[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside upper center", ncols=2)
         figure.supylabel("Times the usual script", fontsize="medium")
     write_whole(folder / "bench.csv", rows.to_csv(index=False, float_format="%.5g"))
     write_whole(folder / "bench.png", as_bytes(figure, "png"))
