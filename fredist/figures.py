@@ -199,9 +199,10 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
             axis.axvline(0, **_DASHED)
             axis.set(yticks=labels, ylim=(len(labels) - 0.5, -0.5))
             what = {"macs": "equal MACs", "params": "equal parameters"}[like]
-            runs = f"{choices.profile_name}, {part['n'].sum()} of {part['of'].sum()} pairs of runs"
-            _title(axis, FAMILIES[model].label, f"{what}; {runs}")
-        figure.supxlabel("Gain over the base (points), and its range", fontsize="medium")
+            runs = f"{part['n'].sum()} of {part['of'].sum()} pairs"
+            _title(axis, FAMILIES[model].label, f"{what}, {runs}")
+        said = f"Gain over the base (points), profile {choices.profile_name}"
+        figure.supxlabel(said, fontsize="medium")
     return figure
 
 
