@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from math import exp, log
 from pathlib import Path
 from statistics import mean, median
@@ -22,6 +23,7 @@ from matplotlib.figure import Figure
 
 from fredist import machine
 from fredist.device import choose_device, describe, device_name, numerics, thread_count
+from fredist.measure import passes_ms
 from fredist.networks import costs
 from fredist.paper import MODELS, choose
 from fredist.paths import figures_folder, write_whole
@@ -55,24 +57,15 @@ class Side:
 
 def rates(device: torch.device) -> dict:
     """Return what one thread does at most: operations per second by precision, bytes of a copy."""
-    found = {}
-    source, target = torch.rand(2**24, device=device), torch.empty(2**24, device=device)
+
+    def rate(amount, work, *tensors):
+        return 1000 * amount / min(passes_ms(partial(work, *tensors), device, seconds=0.2))
+
+    source, found = torch.rand(2**24, device=device), {}
     for precision in ("float32", "bfloat16"):
         a = torch.rand(2048, 2048, device=device, dtype=getattr(torch, precision))
-        found[precision] = 2 * 2048**3 / _best(lambda a=a: a @ a, device)
-    found["copy"] = 2 * source.nbytes / _best(lambda: target.copy_(source), device)
-    return found
-
-
-def _best(work, device, repeats=7):
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        times.append(time.perf_counter() - start)
-    return min(times[1:])
+        found[precision] = rate(2 * 2048**3, torch.mm, a, a)
+    return found | {"copy": rate(2 * source.nbytes, torch.empty_like(source).copy_, source)}
 
 
 def bound(run, size, order, limits) -> float:
@@ -90,7 +83,7 @@ def bound(run, size, order, limits) -> float:
     return 1 / seconds
 
 
-def measure(run, profile, order, sides, seconds, repeats, sweep) -> dict[str, list[float]]:
+def measure(order, sides, seconds, repeats, sweep) -> dict[str, list[float]]:
     """Return every repeat's images per second: the usual script's, ours alone, ours in a sweep."""
     names = {"usual, 0 workers": ["0"], "usual, 2 workers": ["2"], "alone": ["a"]}
     names |= {"sweep": ["a", "b"]} if sweep else {}
@@ -146,6 +139,28 @@ def show(rows: pd.DataFrame, folder: Path) -> None:
     print(f"files: {folder / 'bench'}.csv, .png")
 
 
+def keep(run, cell, jobs, asked, device, sweep) -> None:
+    """Measure one network in training and evaluation, and write the records."""
+    start = time.monotonic()
+    with numerics(run.recipe, device):
+        limits = rates(device)
+    with ExitStack() as ending:
+        sides = {}
+        for side, kind in {"0": "0", "2": "2", "a": "ours", "b": "ours"}.items():
+            if side != "b" or sweep:
+                sides[side] = Side(kind, asked.profile, cell.model, cell.template)
+                ending.callback(sides[side].process.kill)
+        size, *_ = [int(side.answer()) for side in sides.values()]  # all are ready
+        for order in ("training", "evaluation"):
+            found = measure(order, sides, asked.seconds, asked.repeats, sweep)
+            results = results_of(found, run, size, order, limits)
+            here = describe(device) | {"seconds": time.monotonic() - start}
+            provenance = {"sessions": [here], "how": "make bench", "rates": limits}
+            write_record(jobs[cell, order], results, found, provenance)
+            said = {name: round(value, 2) for name, value in results.items()}
+            print(cell.model, cell.template, order, said, flush=True)
+
+
 def main() -> None:
     """Measure what is asked for and show all that has been measured here."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -174,26 +189,7 @@ def main() -> None:
     if asked.train:
         with machine.timing():  # nothing trains meanwhile
             for cell in cells:
-                run, start = choices.run(cell, 0), time.monotonic()
-                with numerics(run.recipe, device):
-                    limits = rates(device)
-                with ExitStack() as ending:
-                    sides = {}
-                    for side, kind in {"0": "0", "2": "2", "a": "ours", "b": "ours"}.items():
-                        if side != "b" or sweep:
-                            sides[side] = Side(kind, asked.profile, cell.model, cell.template)
-                            ending.callback(sides[side].process.kill)
-                    sizes = [int(side.answer()) for side in sides.values()]  # all are ready
-                    for order in ("training", "evaluation"):
-                        found = measure(
-                            run, asked.profile, order, sides, asked.seconds, asked.repeats, sweep
-                        )
-                        results = results_of(found, run, sizes[0], order, limits)
-                        here = describe(device) | {"seconds": time.monotonic() - start}
-                        provenance = {"sessions": [here], "how": "make bench", "rates": limits}
-                        write_record(jobs[cell, order], results, found, provenance)
-                        said = {k: round(v, 2) for k, v in results.items()}
-                        print(cell.model, cell.template, order, said, flush=True)
+                keep(choices.run(cell, 0), cell, jobs, asked, device, sweep)
         store = Store()
     for (cell, order), job in jobs.items():
         if record := store.find(job):

@@ -2,7 +2,7 @@
 
 import itertools
 import sys
-import time
+from functools import partial
 
 import torch
 import usual
@@ -12,8 +12,6 @@ from fredist import batches, train
 from fredist.data import DATASETS, at_hand, load
 from fredist.device import choose_device, numerics, synchronize
 from fredist.paper import choose
-
-EVALUATION = {"cpu": 100, "cuda": 500}
 
 
 def ours(run, images, device):
@@ -26,30 +24,25 @@ def ours(run, images, device):
     with numerics(recipe, device):
         model = train.build(run, device)
         optimizer = train.make_optimizer(model, recipe)
-        rate = None
+        wait, rate = partial(synchronize, device), None
+
+        def training(x, y):
+            train.train_step(model, optimizer, x, y, recipe)
+
+        @torch.no_grad()
+        def evaluation(x, y):
+            train.forward(model, x, recipe)
+
         for epoch in itertools.count():
             order, seconds = yield rate
-            count, start = 0, None
             if order == "training":
                 model.train()
                 stream = resident.augmented(recipe.batch_size, 0, epoch, **how)
+                rate = usual.rate(stream, training, seconds, wait)
             else:
                 model.eval()
-                stream = resident.plain(EVALUATION[device.type])
-            for step, (x, y) in enumerate(stream):
-                if step == 2:
-                    synchronize(device)
-                    start = time.perf_counter()
-                if order == "training":
-                    train.train_step(model, optimizer, x, y, recipe)
-                else:
-                    with torch.no_grad():
-                        train._forward(model, x, recipe)
-                count += len(y) if start else 0
-                if start and time.perf_counter() - start > seconds:
-                    break
-            synchronize(device)
-            rate = count / (time.perf_counter() - start)
+                stream = resident.plain(train.EVALUATION_BATCH[device.type])
+                rate = usual.rate(stream, evaluation, seconds, wait)
 
 
 def theirs(run, images, device, workers):

@@ -32,38 +32,49 @@ def loaders(images, labels, mean, std, workers, pin):
     return DataLoader(train, shuffle=True, **options), DataLoader(test, **options)
 
 
+def rate(batches, step, seconds, wait=lambda: None):
+    """Return images per second of so many seconds of steps, after two."""
+    count, start = 0, None
+    for number, (x, y) in enumerate(batches):
+        if number == 2:
+            wait()
+            start = time.perf_counter()
+        step(x, y)
+        count += len(y) if start else 0
+        if start and time.perf_counter() - start > seconds:
+            break
+    wait()
+    return count / (time.perf_counter() - start)
+
+
 def training(model, loader, device, seconds):
-    """Train for so many seconds after two steps; return images per second."""
+    """Return images per second of training."""
     criterion = nn.CrossEntropyLoss()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9, weight_decay=1e-4)
-    model.train()
-    running_loss, count, start = 0.0, 0, None
-    for step, (x, y) in enumerate(loader):
-        if step == 2:
-            start = time.perf_counter()
+    running_loss = 0.0
+
+    def step(x, y):
+        nonlocal running_loss
         x, y = x.to(device), y.to(device)
         optimizer.zero_grad()
         loss = criterion(model(x), y)
         loss.backward()
         optimizer.step()
         running_loss += loss.item()
-        count += len(y) if start else 0
-        if start and time.perf_counter() - start > seconds:
-            break
-    return count / (time.perf_counter() - start)
+
+    model.train()
+    return rate(loader, step, seconds)
 
 
 @torch.no_grad()
 def evaluation(model, loader, device, seconds):
-    """Evaluate for so many seconds after two batches; return images per second."""
-    model.eval()
-    correct, count, start = 0, 0, None
-    for step, (x, y) in enumerate(loader):
-        if step == 2:
-            start = time.perf_counter()
+    """Return images per second of evaluation."""
+    correct = 0
+
+    def step(x, y):
+        nonlocal correct
         x, y = x.to(device), y.to(device)
         correct += (model(x).argmax(1) == y).sum().item()
-        count += len(y) if start else 0
-        if start and time.perf_counter() - start > seconds:
-            break
-    return count / (time.perf_counter() - start)
+
+    model.eval()
+    return rate(loader, step, seconds)

@@ -138,7 +138,7 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
             for axis, model in zip(row, models, strict=True):
                 part = data[(data["dataset"] == dataset) & (data["model"] == model)]
                 _draw(axis, part)
-                factor = getattr(choices.profile, choices.experiment.kind).width_factor(model)
+                factor = choices.setting().width_factor(model)
                 scale = f", widths × {factor:g}" if factor != 1 else ""
                 runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
                 name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"

@@ -182,7 +182,7 @@ def _memory(model: nn.Module, images: torch.Tensor, method: str, device) -> dict
 def _times(model: nn.Module, images: torch.Tensor, method: str, device) -> dict[str, float]:
     model, labels = model.to(device).eval(), torch.zeros(len(images), dtype=torch.long)
     if method == "synchronised":
-        times = _passes_ms(partial(model, images.to(device)), device)
+        times = passes_ms(partial(model, images.to(device)), device)
         spread = {"median_ms": median(times), "min_ms": min(times), "max_ms": max(times)}
         return spread | {"repeats": len(times)}
     batches, times = -(-_TEST_IMAGES // len(images)), []
@@ -195,7 +195,7 @@ def _times(model: nn.Module, images: torch.Tensor, method: str, device) -> dict[
     return {"mean_ms": mean(times[1:]), "first_ms": times[0], "batches": batches}
 
 
-def _passes_ms(work: Callable, device: torch.device, seconds: float = 1.0) -> list[float]:
+def passes_ms(work: Callable, device: torch.device, seconds: float = 1.0) -> list[float]:
     """Return the times of three passes or more, which last so long, after a warm-up of a third."""
     for lasting in (seconds / 3, seconds):
         times = []
@@ -216,7 +216,7 @@ def _rates(device: torch.device) -> tuple[float, float]:
     images, kernel, source = rand(batch, 256, 32, 32), rand(256, 256, 3, 3), rand(2**25)  # 134 MB
 
     def rate(amount: float, work: Callable, *tensors) -> float:  # per millisecond
-        return amount / min(_passes_ms(partial(work, *tensors), device, seconds=0.2))
+        return amount / min(passes_ms(partial(work, *tensors), device, seconds=0.2))
 
     product = rate(2 * n**3, torch.mm, *rand(2, n, n))
     convolution = rate(2 * batch * 32**2 * kernel.numel(), conv, images, kernel)

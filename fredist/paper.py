@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from .checks import check_choice, check_choices, check_numbers
 from .data import DATASETS, at_hand, fingerprint
 from .networks import FAMILIES, Network, make_network
-from .networks.budget import largest
+from .networks.budget import largest, network_cost
 from .paths import PUBLISHED
 from .recipes import PROFILES, Profile, Setting
 from .runs import Run, make_run
@@ -50,6 +50,11 @@ class Experiment:
     def trained(self) -> bool:
         """Whether it shows accuracies."""
         return bool(self.datasets)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether it is Table 2, with data sets of its own."""
+        return self.kind == "tiny"
 
     @property
     def curves(self) -> bool:
@@ -131,25 +136,24 @@ class Choices:
             for dataset in self.datasets or ("",)
             for model in self.models
             for template in self.templates
-            for width in (
-                [_fitting(self.profile_name, dataset, model, template, like)]
-                if like
-                else self.widths
-            )
+            for width in self._widths(like, dataset, model, template)
         ]
+
+    def _widths(self, like: str, *cell: str) -> tuple[float, ...]:
+        return (_fitting(self.profile_name, like, *cell),) if like else self.widths
 
     def seeds_of(self, cell: Cell) -> tuple[int, ...]:
         """Return the seeds that a cell is trained with."""
-        return self.seeds or self.setting(cell).seeds
+        return self.seeds or self.setting(cell.like).seeds
 
-    def setting(self, cell: Cell) -> Setting:
-        """Return how the profile trains a cell."""
-        return getattr(self.profile, cell.like or self.experiment.kind)
+    def setting(self, like: str = "") -> Setting:
+        """Return how the profile trains this kind of experiment, or its cells at an equal cost."""
+        return getattr(self.profile, like or self.experiment.kind)
 
     def run(self, cell: Cell, seed: int) -> Run:
         """Return the run of a cell: of the paper's own network, at the profile's scale."""
         return make_run(
-            self.setting(cell),
+            self.setting(cell.like),
             cell.dataset,
             cell.model,
             cell.template,
@@ -173,19 +177,17 @@ class Choices:
         if self.experiment.curves or cell.like:
             return self.run(cell, 0).network
         options = {"convention": "published", "head": self.experiment.heads.get(cell.model)}
-        classes = (
-            DATASETS[self.experiment.datasets[0]].classes if self.experiment.kind == "tiny" else 10
-        )
+        classes = DATASETS[self.experiment.datasets[0]].classes if self.experiment.tiny else 10
         return make_network(cell.model, cell.template, cell.width, classes, **options)
 
     def image_size(self, cell: Cell) -> int:
         """Return the height and width of the images that its costs are for."""
-        name = self.experiment.datasets[0] if self.experiment.kind == "tiny" else cell.dataset
+        name = self.experiment.datasets[0] if self.experiment.tiny else cell.dataset
         return DATASETS[name].size if name else 32
 
 
 @cache
-def _fitting(profile_name: str, dataset: str, model: str, template: str, like: str) -> float:
+def _fitting(profile_name: str, like: str, dataset: str, model: str, template: str) -> float:
     """Return the largest width at which a template costs no more than the base at the same scale.
 
     The budget is that of `dataset`'s images and classes; the base's own width is 1.0.
@@ -194,7 +196,7 @@ def _fitting(profile_name: str, dataset: str, model: str, template: str, like: s
 
     def cost(width: float, template: str = template) -> int:
         network = make_run(setting, dataset, model, template, width=width).network
-        return network.macs(DATASETS[dataset].size) if like == "macs" else network.params
+        return network_cost(network, like, DATASETS[dataset].size)
 
     return 1.0 if template == "base" else largest(cost, cost(1.0, "base"))
 
@@ -247,7 +249,7 @@ def choose(
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
     defaults["seeds"] = getattr(own, experiment.kind).seeds
-    defaults["datasets"] = experiment.datasets[:1] if experiment.kind == "tiny" else own.datasets
+    defaults["datasets"] = experiment.datasets[:1] if experiment.tiny else own.datasets
     words = [
         f"{word:g}" if isinstance(word, float) else str(word)
         for what, value in given.items()
@@ -279,7 +281,7 @@ def resolve_profile(name: str = "auto") -> str:
 
 
 def _default_datasets(experiment: Experiment, profile: Profile) -> tuple[str, ...]:
-    names = experiment.datasets[:1] if experiment.kind == "tiny" else profile.datasets
+    names = experiment.datasets[:1] if experiment.tiny else profile.datasets
     if not experiment.trained:
         return ()
     chosen = []

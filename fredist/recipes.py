@@ -177,8 +177,8 @@ def _protocol(label: str, changes: Mapping = MappingProxyType({}), **recipe) -> 
 def _profile(label: str, recipe: dict, setting: dict, tiny: dict | None = None, **rest) -> Profile:
     """Return a profile of shorter runs, of which Table 2's and those at equal cost may differ."""
     cifar = Setting(_shorter(_CODE, **recipe), **setting)
-    of_tiny = replace(cifar, recipe=_shorter(_TINY, **recipe | (tiny or {})))
-    of_tiny = replace(of_tiny, changes=_FLOAT32 if cifar.changes else {})
+    own = {"recipe": _shorter(_TINY, **recipe | (tiny or {}))}
+    of_tiny = replace(cifar, **own, changes=_FLOAT32 if cifar.changes else {})
     equal = {"macs": cifar, "params": cifar}
     return Profile(label, cifar, of_tiny, **equal | rest)
 
@@ -266,7 +266,7 @@ def differences(profile: Profile, kind: str = "cifar") -> list[str]:
     ]
     for model, changes in own.changes.items():
         if model in _MODELS:
-            said += [f"{_plain(value)} for {model}" for value in changes.values()]
+            said += [f"{_plain(k)} {_plain(value)} for {model}" for k, value in changes.items()]
     if len(own.seeds) != len(code.seeds):
         said.append(f"{len(own.seeds)} instead of {len(code.seeds)} repetitions")
     if factors := sorted(set(own.width_factors.values())):

@@ -13,7 +13,7 @@ import pandas as pd
 from .data import DATASETS
 from .paper import Cell, Choices, published
 from .records import Record, Store
-from .runs import COMPUTED, MEASUREMENT_VERSION, Run
+from .runs import COMPUTED, MEASUREMENT_VERSION, Run, canonical
 
 KEYS = ["dataset", "model", "template", "width", "like"]
 COLUMNS = [
@@ -93,9 +93,8 @@ def _counted(choices: Choices, cell: Cell) -> list[dict]:
 
 def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
     """Return the accuracies on one data set, of one kind of device."""
-    runs = {
-        (cell, seed): choices.run(cell, seed) for cell in cells for seed in choices.seeds_of(cell)
-    }
+    asked_for = {cell: choices.seeds_of(cell) for cell in cells}
+    runs = {(cell, seed): choices.run(cell, seed) for cell in cells for seed in asked_for[cell]}
     asked = choices.device if choices.device in ("cpu", "cuda") else None
     found = {key: store.find(run, asked) for key, run in runs.items()}
     kinds = Counter(record.device_type for record in found.values() if record)
@@ -108,7 +107,7 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
             said.append(f"{left} runs were trained on {others} alone, and are left out")
     rows = []
     for cell in cells:
-        of = {seed: found[cell, seed] for seed in choices.seeds_of(cell) if found[cell, seed]}
+        of = {seed: found[cell, seed] for seed in asked_for[cell] if found[cell, seed]}
         for quantity in TRAINED:
             seeds = {seed: value for seed, r in of.items() if (value := _result(r, quantity)) >= 0}
             if not seeds and quantity.startswith("train_"):
@@ -122,12 +121,12 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
                     low=min(values),
                     high=max(values),
                     n=len(seeds),
-                    of=len(choices.seeds_of(cell)),
+                    of=len(asked_for[cell]),
                     kind="trained",
                     device="; ".join(sorted({record.device for record in of.values()})),
                     profile=choices.profile_name,
                     seeds=seeds,
-                    chance=_chance(quantity, runs[cell, choices.seeds_of(cell)[0]]),
+                    chance=_chance(quantity, runs[cell, asked_for[cell][0]]),
                     sources=" ".join(record.path.name for record in of.values()),
                 )
             )
@@ -192,7 +191,7 @@ def _measured(
     """Return memory or time: of one device, number of threads and PyTorch, the newest of each."""
     wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
     for cell in cells:
-        key = _key(asdict(choices.network(cell)), choices.image_size(cell))
+        key = canonical([asdict(choices.network(cell)), choices.image_size(cell)])
         wanted.setdefault(key, []).append(cell)
     fitting: dict[tuple, list[tuple[Cell, Record]]] = {}
     for record in store.measurements():
@@ -203,7 +202,7 @@ def _measured(
             continue
         device_type = COMPUTED if it["device"] == COMPUTED else record.device_type
         place = (it["device"], device_type, it["threads"] or 0, it["torch"])
-        for cell in wanted.get(_key(it["network"], it["image_size"]), ()):
+        for cell in wanted.get(canonical([it["network"], it["image_size"]]), ()):
             fitting.setdefault(place, []).append((cell, record))
     if not fitting:
         return []
@@ -235,14 +234,6 @@ def _measured(
         for key, name in _MEASURED[quantity, record.identity["method"]].items()
         if key in record.results
     ]
-
-
-def _key(network: dict, image_size: int) -> str:
-    return repr((sorted((k, _listed(v)) for k, v in network.items()), image_size))
-
-
-def _listed(value):
-    return [_listed(one) for one in value] if isinstance(value, list | tuple) else value
 
 
 def _place(fitting: dict, device: str | None) -> tuple | None:
@@ -288,7 +279,7 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     >>> frame.columns.tolist()[-5:]
     ['epoch', 'loss', 'train_top1', 'test_top1', 'test_top5']
     """
-    store, rows = Store() if store is None else store, []
+    store, rows = store or Store(), []
     columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
     for cell in choices.cells():
         for seed in choices.seeds_of(cell):
@@ -296,6 +287,11 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
                 history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
                 rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
+
+
+def paired(own: dict, base: dict) -> list[tuple[float, float]]:
+    """Return two networks' values with each seed that both have."""
+    return [(own[seed], base[seed]) for seed in own if seed in base]
 
 
 def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.DataFrame:
@@ -325,7 +321,7 @@ def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.Dat
         base = bases.get((row.dataset, row.model, row.like))
         if base is None or row is base or (row.template == "base" and row.width == 1.0):
             continue
-        pairs = [(row.seeds[s], base.seeds[s]) for s in row.seeds if s in base.seeds]
+        pairs = paired(row.seeds, base.seeds)
         if not row.seeds and not base.seeds:
             pairs = [(row.value, base.value)]
         pairs = [pair for pair in pairs if not any(map(math.isnan, pair))] or [(math.nan, math.nan)]

@@ -20,7 +20,7 @@ from .paths import write_whole
 from .recipes import Recipe
 from .runs import Run
 
-_EVALUATION_BATCH = {"cpu": 100, "cuda": 500}  # on a CPU each core has a run, all one memory
+EVALUATION_BATCH = {"cpu": 100, "cuda": 500}  # on a CPU each core has a run, all one memory
 _FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 
 
@@ -159,7 +159,7 @@ def _names(recipe: Recipe) -> list[str]:
 
 def train_step(model, optimizer, x, y, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
     """Take one step; return the scores (B, classes) and the loss ()."""
-    scores = _forward(model, x, recipe)
+    scores = forward(model, x, recipe)
     loss = cross_entropy(scores, y)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
@@ -179,8 +179,8 @@ def evaluate(
     device = images.labels.device
     places = torch.tensor([1, 5], device=device)
     hits, finite = torch.zeros_like(places), torch.tensor(True, device=device)
-    for x, y in _until(deadline, images.plain(_EVALUATION_BATCH[device.type])):
-        scores, label = _forward(model, x, recipe), y[:, None]
+    for x, y in _until(deadline, images.plain(EVALUATION_BATCH[device.type])):
+        scores, label = forward(model, x, recipe), y[:, None]
         own = scores.gather(1, label)
         first = torch.arange(scores.shape[1], device=device) < label
         ahead = ((scores > own) | (scores == own) & first).sum(1, keepdim=True)
@@ -200,7 +200,7 @@ def _until(deadline: float, batches: Iterable) -> Iterator:
         yield batch
 
 
-def _forward(model: nn.Module, x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
+def forward(model: nn.Module, x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
     """Return the scores (B, classes) in float32."""
     half = recipe.precision == "bfloat16"
     # No cast weights are kept: they would outlive the step within a caller's own autocast.

@@ -7,6 +7,7 @@ from statistics import mean
 import pandas as pd
 
 from .recipes import PROFILES
+from .results import paired
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_MEASURED, NOT_PROTOCOL = "not yet measured", "not the paper's protocol"
@@ -153,8 +154,8 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
 
 
 def _pairs(own: pd.DataFrame, base: pd.DataFrame, quantity: str) -> list[float]:
-    ours, theirs = (one.loc[quantity, "seeds"] for one in (own, base))
-    return [ours[seed] - theirs[seed] for seed in ours if seed in theirs] or [math.nan]
+    seeds = (one.loc[quantity, "seeds"] for one in (own, base))
+    return [ours - theirs for ours, theirs in paired(*seeds)] or [math.nan]
 
 
 def _holm(p: pd.Series) -> pd.Series:

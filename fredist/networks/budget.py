@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ..checks import check_number
-from .network import make_network
+from .network import Network, make_network
 
 GRID = 10_000  # width multipliers to four digits
 
@@ -25,6 +25,11 @@ def largest(cost: Callable[[float], int], most: float) -> float | None:
         middle = (low + high) // 2
         low, high = (middle, high) if cost(middle / GRID) <= most else (low, middle)
     return low / GRID or None
+
+
+def network_cost(network: Network, name: str, image_size: int) -> int:
+    """Return a network's "macs" of one image, or its "params"."""
+    return network.macs(image_size) if name == "macs" else network.params
 
 
 def largest_width(
@@ -58,8 +63,7 @@ def largest_width(
     most = check_number(name, params if macs is None else macs)
 
     def cost(width: float) -> int:
-        network = make_network(model, template, width, **options)
-        return network.params if macs is None else network.macs(image_size)
+        return network_cost(make_network(model, template, width, **options), name, image_size)
 
     width = largest(cost, most)
     if width is None:

@@ -22,15 +22,19 @@ class Module(Inception):
 
     def forward(self, x):
         branches = self._forward(x)
-        if not torch.jit.is_scripting() and branches[0].requires_grad:
-            for branch in branches:
+        if not torch.jit.is_scripting():
+            for branch in filter(_gains, branches):
                 branch.register_hook(_dense)
         return torch.cat(branches, 1)
 
 
+def _gains(branch):
+    half = branch.device.type == "cpu" and branch.dtype == torch.bfloat16
+    return half and branch.requires_grad
+
+
 def _dense(gradient):
-    slow = gradient.device.type == "cpu" and gradient.dtype == torch.bfloat16
-    return gradient.contiguous(memory_format=torch.channels_last) if slow else gradient
+    return gradient.contiguous(memory_format=torch.channels_last)
 
 
 class FilterInception(SmallHead):
