@@ -82,7 +82,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
         if given["profile"] == "auto" and profile.protocol:
             print("Training by the paper's protocol, the longest. Shorter, with what they change:")
             for other in (one for one in PROFILES if not PROFILES[one].protocol):
-                said = "; ".join(differences(PROFILES[other], choices.experiment.kind))
+                said = "; ".join(differences(PROFILES[other], choices.experiment.kinds[0]))
                 print(f"  make {name} PROFILE={other}  # {said}", flush=True)
         failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure)
         show()

@@ -43,8 +43,7 @@ class Experiment:
     datasets: tuple[str, ...] = ()
     heads: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[str, ...] = ()  # "memory", "time"
-    kind: str = "cifar"  # which of a profile's settings trains it
-    like: tuple[str, ...] = ()  # costs that templates share with the base: "macs", "params"
+    kinds: tuple[str, ...] = ("cifar",)  # which of a profile's settings train it
 
     @property
     def trained(self) -> bool:
@@ -52,9 +51,14 @@ class Experiment:
         return bool(self.datasets)
 
     @property
+    def like(self) -> tuple[str, ...]:
+        """The costs that its templates share with the base."""
+        return tuple(kind for kind in self.kinds if kind in ("macs", "params"))
+
+    @property
     def tiny(self) -> bool:
         """Whether it is Table 2, with data sets of its own."""
-        return self.kind == "tiny"
+        return self.kinds == ("tiny",)
 
     @property
     def curves(self) -> bool:
@@ -74,7 +78,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             models=("vgg19", "mobilenet"),
             datasets=_TINY,
             heads={"vgg19": "flatten7x7"},  # what fits the printed counts
-            kind="tiny",
+            kinds=("tiny",),
         ),
         "table3": Experiment("Parameters, memory and inference time", measured=("memory", "time")),
         "figure1": Experiment("Filters per layer under the templates", models=("vgg19",)),
@@ -86,7 +90,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             "Templates at the base's own parameters and MACs",
             models=("vgg19", "mobilenet"),
             datasets=_CIFAR,
-            like=("macs", "params"),
+            kinds=("macs", "params"),
         ),
         "claims": _curves("The paper's claims", "memory", "time"),
     }
@@ -148,7 +152,7 @@ class Choices:
 
     def setting(self, like: str = "") -> Setting:
         """Return how the profile trains this kind of experiment, or its cells at an equal cost."""
-        return getattr(self.profile, like or self.experiment.kind)
+        return getattr(self.profile, like or self.experiment.kinds[0])
 
     def run(self, cell: Cell, seed: int) -> Run:
         """Return the run of a cell: of the paper's own network, at the profile's scale."""
@@ -248,7 +252,7 @@ def choose(
     }
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
-    defaults["seeds"] = getattr(own, experiment.kind).seeds
+    defaults["seeds"] = getattr(own, experiment.kinds[0]).seeds
     defaults["datasets"] = experiment.datasets[:1] if experiment.tiny else own.datasets
     words = [
         f"{word:g}" if isinstance(word, float) else str(word)
@@ -293,10 +297,8 @@ def _default_datasets(experiment: Experiment, profile: Profile) -> tuple[str, ..
 
 def _datasets(name: str, profile: Profile, datasets) -> tuple[str, ...] | None:
     experiment = EXPERIMENTS[name]
-    if datasets is None:
-        return None
     given = _chosen("data sets", datasets, tuple(DATASETS))
-    if not experiment.trained:
+    if given is None or not experiment.trained:
         return None
     fitting = tuple(one for one in given if one in experiment.datasets)
     if not fitting:

@@ -201,14 +201,14 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         ),
         # The studies on CPUs, many hours.
         "small30": _profile(
-            "30 instead of 160 epochs at an eighth of the width",
+            "all of CIFAR-10, narrow networks, longer than small",
             {"epochs": 30} | _FAST,
             _SMALL,
             datasets=("cifar10",),
             trains=False,
         ),
         "small": _profile(
-            "10 instead of 160 epochs at an eighth of the width",
+            "all of CIFAR-10, narrow networks",
             {"epochs": 10} | _FAST,
             _SMALL,
             macs=Setting(_SMALL15, _FLOAT32, (0, 1, 2, 3, 4), {"vgg19": 0.25, "mobilenet": 0.5}),

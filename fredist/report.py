@@ -134,8 +134,10 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
     said = [f"Profile {choices.profile_name} ({profile.label}): {runs}{trained}."]
     if dataset == "digits":
         said.append("The images are scikit-learn's handwritten digits, none of the paper's sets.")
-    if changes := differences(profile, choices.experiment.kind):
-        said.append(f"Unlike the author's released code: {'; '.join(changes)}.")
+    for kind in choices.experiment.kinds:
+        where = f", at equal {kind}" if kind in choices.experiment.like else ""
+        if changes := differences(profile, kind):
+            said.append(f"Unlike the author's released code{where}: {'; '.join(changes)}.")
     deterministic = "Training is deterministic, which the author's is not."
     said.append(deterministic if profile.protocol else "Not the paper's protocol.")
     if low := (part["value"] < part["chance"]).sum():

@@ -7,6 +7,9 @@ import pytest
 from fredist.data import DATASETS
 from fredist.paper import MODELS, WIDTHS, choose
 from fredist.recipes import PROFILES, Recipe, differences
+from fredist.records import Store
+from fredist.report import provenance
+from fredist.results import collect
 from fredist.runs import make_run
 from fredist.templates import TEMPLATES
 
@@ -122,3 +125,12 @@ def test_a_profile_says_all_that_differs_from_the_authors_code():
     for words in ("epochs 4 instead of 160", "repetitions", "train images", "width multiplied by"):
         assert words in said
     assert differences(PROFILES["paper"]) == []
+
+
+def test_the_caption_of_equal_budgets_speaks_of_the_settings_that_trained_them():
+    choices = choose("budget", "small", datasets="cifar10")
+    said = provenance(choices, collect(choices, Store([])), "cifar10")
+    for like, width in (("macs", "0.25 to 0.5"), ("params", "0.125 to 0.25")):
+        [own] = [part for part in said.split("Unlike ") if f"at equal {like}:" in part]
+        assert "epochs 15 instead of 160" in own
+        assert f"every width multiplied by {width}" in own
