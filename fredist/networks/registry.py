@@ -35,7 +35,7 @@ def create(model: str, **kwargs) -> nn.Module:
             f"fredist_{model} has no pretrained weights: call with pretrained=False, or name a "
             "file of your own, pretrained_cfg_overlay={'file': 'weights.pth'}"
         )
-    # As in timm, classes and colours are the weights' own; its scripts write -1 for a new classifier.
+    # As in timm, classes and colours are the weights' own; -1 is its scripts' word for new classes.
     kwargs.setdefault("in_chans", config.input_size[0])
     if config.num_classes >= 0:
         kwargs.setdefault("num_classes", config.num_classes)
