@@ -6,12 +6,14 @@ import sys
 import pytest
 import timm
 import torch
+from timm.layers import create_feature_extractor
 from timm.models import group_parameters, resolve_model_input_args, save_for_hf
 from torch import nn
 
 from fredist import create_model
 
 NAMES = ("vgg19", "resnet50", "inception", "mobilenet")
+DILATED = ("resnet50", "mobilenet")
 HEADS = [*((name, {}) for name in NAMES), ("vgg19", {"head": "flatten7x7"})]
 
 
@@ -215,16 +217,17 @@ def test_every_weight_has_the_type_and_place_asked_for(name, options, dtype):
 
 
 # Without strides, what is dilated computes between the pixels of the network with strides.
+@pytest.mark.parametrize("template", ["base", "uniform"])
 @pytest.mark.parametrize(("name", "least", "own"), [("resnet50", 2, 8), ("mobilenet", 1, 16)])
-def test_strides_become_dilations(name, least, own):
-    plain = build(name)
+def test_strides_become_dilations(name, least, own, template):
+    plain = build(name, template=template)
     expected = plain.forward_features(images(64))
     for stride in (1, 2, 4, 8, 16, 32):
         if stride < least:
             with pytest.raises(ValueError, match="one of 2, 4, 8, 16, 32 as output_stride of ResN"):
                 build(name, output_stride=stride)
             continue
-        model = build(name, output_stride=stride)
+        model = build(name, template=template, output_stride=stride)
         model.load_state_dict(plain.state_dict())
         maps = model.forward_features(images(64))
         assert maps.shape[-1] == 64 // min(stride, own)
@@ -278,12 +281,15 @@ def test_weights_are_loaded_timms_ways(name, tmp_path):
     classifier = [f"{config['classifier']}.{kind}" for kind in ("weight", "bias")]
     own["pretrained_cfg_overlay"]["num_classes"] = -1  # as timm's scripts ask for a new classifier
     assert differing(first, build(name, num_classes=20, **own)) == classifier
+    assert build(name, **own).num_classes == 10
     own["pretrained_cfg_overlay"]["num_classes"] = 20
     grey = build(name, num_classes=5, in_chans=1, **own)
     weight, loaded = f"{config['first_conv']}.weight", grey.state_dict()
     close(loaded[weight], first.state_dict()[weight].sum(1, keepdim=True))
     kept = loaded.keys() - {weight, *classifier}
     assert all(loaded[key].equal(first.state_dict()[key]) for key in kept)
+    colour = {"pretrained_cfg_overlay": {"input_size": (1, 32, 32)}}
+    assert build(name, **colour).get_submodule(config["first_conv"]).in_channels == 1
     maps = build(name, features_only=True, **own)
     assert maps(images())[-1].equal(first.eval().forward_features(images()))
 
@@ -297,7 +303,7 @@ def test_a_folder_for_the_hub_makes_a_trip(name, options, tmp_path):
         [
             (create_model, options),
             (lambda name, **kw: timm.create_model(f"fredist_{name}", **kw), options),
-            (create_model, {**filters, "output_stride": 16}),
+            (create_model, {**filters, "output_stride": 2 if name in DILATED else 32}),
         ]
     ):
         first, folder = create(name, **asked).eval(), tmp_path / str(i)
@@ -402,8 +408,12 @@ def test_groups_of_parameters_follow_the_layers(name, coarse):
 
 @pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated")
 @pytest.mark.parametrize(("name", "options"), HEADS)
-def test_scripted_networks_compute_the_same(name, options):
+def test_scripted_and_traced_networks_compute_the_same(name, options):
     model = build(name, **options)
+    traced = create_feature_extractor(model, [model.default_cfg["classifier"]])
+    for size in (16, 33):
+        (logits,) = traced(images(size)).values()
+        close(logits, model(images(size)))
     scripted = torch.jit.script(model)
     for size in (16, 33):
         close(scripted(images(size)), model(images(size)))

@@ -33,6 +33,9 @@ class FilterResNet(ResNet):
         shortcut = downsample_conv(first, 4 * first, kernel_size=1, **place)
         self.layer1[0] = Bottleneck(first, first, downsample=shortcut, **place)
         for layer in (self.layer2, self.layer3, self.layer4):
+            if layer[0].downsample is None:  # timm's, dilated and as wide as the stage before it
+                ends = layer[0].conv1.in_channels, layer[0].conv3.out_channels
+                layer[0].downsample = downsample_conv(*ends, kernel_size=1, **place)
             conv = layer[0].downsample[0]
             if conv.stride == (2, 2):  # and not dilated instead, as `output_stride` asks
                 sizes = conv.in_channels, conv.out_channels, 1

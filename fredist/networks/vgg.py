@@ -4,7 +4,7 @@ from functools import partial
 from itertools import pairwise
 
 import torch
-from timm.layers import ClassifierHead, get_device_dtype, register_notrace_module
+from timm.layers import ClassifierHead, get_device_dtype
 from timm.models import checkpoint_seq
 from timm.models.vgg import VGG
 from torch import nn
@@ -67,7 +67,6 @@ def _check_images(_, inputs: tuple[torch.Tensor]) -> None:  # TorchScript needs 
     check_vggs_images(inputs[0].shape[-2], inputs[0].shape[-1])
 
 
-@register_notrace_module  # its matrices depend on the images' size
 class Flatten7x7(nn.Module):
     """(N, C, H, W) -> (N, 49 C, 1, 1): adaptive average pooling to 7x7, one channel per cell.
 
