@@ -318,7 +318,8 @@ def test_unknown_models_are_refused(function):
         ({"in_chans": 10**9}, ValueError, "at most 100,000,000 as in_chans, got 1000000000"),
         ({"keep_total": True, "round_to": 8}, ValueError, "got both"),
         ({"keep_totl": True}, TypeError, r"'keep_totl' \(did you mean 'keep_total'\?\); it has t"),
-        ({"drop_rate": 0.5}, TypeError, "has no option 'drop_rate'"),
+        ({"drop_rat": 0.5}, TypeError, r"has no option 'drop_rat' \(did you mean 'drop_rate'"),
+        ({"norm_layer": nn.Identity}, TypeError, "has no option 'norm_layer'"),
         ({"out_indices": (0,)}, TypeError, "has no option 'out_indices'"),
     ],
 )

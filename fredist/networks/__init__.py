@@ -52,7 +52,9 @@ def create_model(
     Options: `keep_total`, `round_to` and `vertex` as in `apply_template` (kept is the total of what
     is rounded: with MobileNet's last block; of Inception's base, all sizes; of its templates, the
     nine modules); `head`, of VGG-19, "pool" or "flatten7x7" (the published Tiny-ImageNet counts);
-    and timm's, such as `features_only`.
+    and timm's: `drop_rate`, `global_pool`, `device`, `dtype`, `features_only`, and weights by
+    `checkpoint_path` or `pretrained` with `pretrained_cfg_overlay`. `output_stride` is the most by
+    which an image shrinks, 2 or more with ResNet-50, 1 with MobileNet; `network` counts without it.
 
     Examples
     --------

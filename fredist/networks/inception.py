@@ -3,16 +3,15 @@
 from functools import partial
 
 import torch
-from timm.layers import ConvNormAct
+from timm.layers import ConvNormAct, get_device_dtype, register_notrace_module
 from torch import nn
 from torchvision.models.googlenet import Inception
 
 from .families import six_sizes
 from .vgg import SmallHead
 
-_CONV = partial(ConvNormAct, bias=True)  # the paper's counts include biases before batch norm
 
-
+@register_notrace_module  # what it does depends on the device and type of its maps
 class Module(Inception):
     """torchvision's module, whose branches receive gradients that are dense in memory.
 
@@ -40,17 +39,19 @@ def _dense(gradient):
 class FilterInception(SmallHead):
     """GoogLeNet with free widths; max-pools after 3b and 4e, the 5x5 branch as two 3x3 convs."""
 
-    def __init__(self, filters, num_classes=10, in_chans=3):
-        super().__init__([], num_classes, in_chans)
+    def __init__(self, filters, num_classes=10, in_chans=3, **options):
+        super().__init__([], num_classes, in_chans, **options)
+        # The paper's counts include biases before batch norm.
+        conv = partial(ConvNormAct, bias=True, **get_device_dtype(self))
         pre, *modules = filters
-        layers, ends, channels = [_CONV(in_chans, pre, 3)], [], [pre]
+        layers, ends, channels = [conv(in_chans, pre, 3)], [], [pre]
         for i, module in enumerate(modules):
             if i in (2, 7):  # 4a and 5a
                 ends.append(len(layers) - 1)
                 layers.append(nn.MaxPool2d(3, stride=2, padding=1))
             sizes = six_sizes(module)
-            block = Module(channels[-1], *sizes, conv_block=_CONV)
-            block.branch3.append(_CONV(sizes[4], sizes[4], 3))
+            block = Module(channels[-1], *sizes, conv_block=conv)
+            block.branch3.append(conv(sizes[4], sizes[4], 3))
             layers.append(block)
             channels.append(sizes[0] + sizes[2] + sizes[4] + sizes[5])
         self.features = nn.Sequential(*layers)

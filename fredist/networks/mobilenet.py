@@ -10,7 +10,7 @@ _STAGES = ((1, 1), (2, 2), (2, 2), (6, 2), (2, 2))  # blocks, stride of the firs
 class FilterMobileNet(EfficientNet):
     """MobileNet v1 with one width for the stem and each of the 13 blocks."""
 
-    def __init__(self, filters, num_classes=10, in_chans=3):
+    def __init__(self, filters, num_classes=10, in_chans=3, output_stride=32, **options):
         widths = iter(filters[1:])
         stages = [
             [f"dsa_r1_k3_s{stride if i == 0 else 1}_c{next(widths)}" for i in range(blocks)]
@@ -25,6 +25,8 @@ class FilterMobileNet(EfficientNet):
             fix_stem=True,
             act_layer=nn.ReLU,
             round_chs_fn=lambda channels: channels,  # timm would round to multiples of 8
+            output_stride=2 * output_stride,  # timm's own stem has a stride of 2
+            **options,
         )
         self.conv_stem.stride = (1, 1)
         for info in self.feature_info:
