@@ -30,10 +30,22 @@ __version__ = "0.1.0"
 __all__ = [
     "TEMPLATES",
     "Network",
+    "Redistribution",
     "apply_template",
     "compare",
     "create_model",
     "departures",
     "largest_width",
     "make_network",
+    "rebuild",
+    "redistribute",
 ]
+
+
+def __getattr__(name: str):
+    # What needs PyTorch to be defined at all, only where it is asked for.
+    if name in ("Redistribution", "rebuild", "redistribute"):
+        from . import coupled
+
+        return getattr(coupled, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

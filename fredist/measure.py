@@ -115,7 +115,7 @@ def _measure(m: Measurement, device: torch.device) -> dict[str, float]:
             model = m.network.build()
             images = torch.rand(m.batch, m.network.in_chans, m.image_size, m.image_size)
         if m.device == COMPUTED:
-            return {"tensor_peak_bytes": _tensor_peak(model, images, m.method)}
+            return {"tensor_peak_bytes": tensor_peak(model, images, m.method)}
         if m.quantity == "memory":
             return _memory(model, images, m.method, device)
         times, (tflops, copy_gbs) = _times(model, images, m.method, device), _rates(device)
@@ -144,7 +144,7 @@ def _second_pass(model: nn.Module, images: torch.Tensor, method: str) -> tuple[C
     return work, held
 
 
-def _tensor_peak(model: nn.Module, images: torch.Tensor, method: str) -> int:
+def tensor_peak(model: nn.Module, images: torch.Tensor, method: str) -> int:
     """Return the peak bytes of all tensors; those on the meta device are only counted."""
     from torch.distributed._tools.mem_tracker import MemTracker  # slow to import
 

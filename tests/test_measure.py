@@ -27,7 +27,7 @@ def conv():
 
 def peak(model, batch, method="inference"):
     images = torch.rand(batch, 3, 32, 32, device="meta")
-    return module._tensor_peak(model.to("meta"), images, method)
+    return module.tensor_peak(model.to("meta"), images, method)
 
 
 def computed(model="vgg19", method="inference", **changed):

@@ -1,0 +1,234 @@
+"""Which coupled channels make one layer f_l, and which sizes follow from the layers' filters.
+
+Layers are the convolutions that make maps, in the order in which they run; those whose channels are
+coupled are one layer, named by the first. Its filters decide its symbols; equations between sizes
+decide others; what is left (squeeze-excitation, hidden linear layers) follows what it reads.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from math import floor
+
+from .trace import Channels, Size, evaluate, symbols
+
+_SEARCH = 256  # how far from the wished filters a number that divides well is looked for
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer f_l: named by its first convolution, with all of them and its original filters.
+
+    `size` is what the first convolution makes; of its symbols this layer decides the `free` ones,
+    and has as many filters as they contribute.
+    """
+
+    name: str
+    convs: tuple[str, ...]
+    filters: int
+    size: Size
+    free: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Layers:
+    """Layers in the order in which they run; `frozen` are convolutions, each with the reason."""
+
+    channels: Channels
+    layers: tuple[Layer, ...]
+    frozen: Mapping[str, str]
+
+    def solve(self, wished: Sequence[int]) -> dict[str, int]:
+        """Return every symbol's value for the layers' filters, as near as divisions allow.
+
+        Raises
+        ------
+        ValueError
+            If no number near the wished one divides as the network needs.
+        """
+        solver, wished = _Solver(self.channels), iter(wished)
+        for conv in self.channels.convs:
+            solver.follow(conv.name, conv.inputs)
+            if conv.spatial and solver.unknown(conv.filters):
+                solver.decide(conv.name, conv.filters, next(wished))
+        return solver.finish()
+
+    def filters(self, values: Mapping[str, int]) -> tuple[int, ...]:
+        """Return the layers' filters for values of the symbols."""
+        return tuple(_part(layer.size, layer.free, values) for layer in self.layers)
+
+
+def find_layers(channels: Channels) -> Layers:
+    """Return the layers of a traced network.
+
+    Symbols that contribute to one convolution's filters and are still free are one layer together:
+    of a convolution whose output is split, the pieces keep their proportions.
+    """
+    solver, found, frozen, owners = _Solver(channels), [], {}, {}
+    for conv in channels.convs:
+        solver.follow(conv.name, conv.inputs)
+        if not conv.spatial:
+            continue
+        if free := tuple(solver.unknown(conv.filters)):
+            filters, before = _part(conv.filters, free, channels.sizes), set(solver.values)
+            solver.decide(conv.name, conv.filters, filters)
+            owners |= dict.fromkeys(set(solver.values) - before, len(found))
+            found.append(Layer(conv.name, (), filters, conv.filters, free))
+        owned = [owners[symbol] for symbol in symbols(conv.filters) if symbol in owners]
+        if owned:
+            layer = found[max(owned)]
+            found[max(owned)] = replace(layer, convs=(*layer.convs, conv.name))
+        elif symbols(conv.filters):
+            frozen[conv.name] = "makes what the network returns"
+        else:
+            frozen[conv.name] = "its forward pass allows this number alone"
+    return Layers(channels, tuple(found), frozen)
+
+
+class _Solver:
+    """Decides symbols one after the other, and what follows from them by equations."""
+
+    def __init__(self, channels: Channels):
+        self.channels, self.original = channels, channels.sizes
+        self.values = {symbol: channels.sizes[symbol] for symbol in channels.outputs}
+        self.equations = [sides for guard in channels.guards if (sides := _sides(guard))]
+        self.guards = {}
+        for guard in channels.guards:
+            for symbol in symbols(guard):
+                self.guards.setdefault(symbol, []).append(guard)
+        self._propagate()
+
+    def unknown(self, size: Size) -> list[str]:
+        return [symbol for symbol in symbols(size) if symbol not in self.values]
+
+    def decide(self, name: str, size: Size, wished: int) -> None:
+        """Give an expression's unknown symbols values with which they contribute what is wished."""
+        free = self.unknown(size)
+        self._fit(name, partial(_part, size, free), free, wished)
+        self._propagate()
+
+    def follow(self, name: str, size: Size, beside: Iterable[Size] = ()) -> None:
+        """Decide an expression's unknown symbols in the proportion of what is known already.
+
+        That is the rest of the expression, sizes beside it, or what must divide or exceed them.
+        """
+        if not (free := self.unknown(size)):
+            return
+        guards = [symbol for guard in self._guards_of(free) for symbol in symbols(guard)]
+        # Of several the one that had the same size: most likely it is the same number.
+        guards.sort(key=lambda symbol: self.original[symbol] not in map(self.original.get, free))
+        rest = [symbol for symbol in symbols(size) if symbol not in free]
+        for host in (*rest, *beside, *guards):
+            if symbols(host) and not self.unknown(host):
+                ratio = Fraction(evaluate(host, self.values), evaluate(host, self.original))
+                break
+        else:
+            ratio = Fraction(1)
+        before = _part(size, free, self.original)
+        wished = floor(before * ratio + Fraction(1, 2))
+        self.decide(name, size, max(1, wished) if before > 0 else wished)
+
+    def finish(self) -> dict[str, int]:
+        """Decide what no layer does; return all values, once all that must hold does."""
+        for name, shape in self.channels.shapes.items():
+            for size in shape:
+                known = [s for s in (*shape[1:], *shape[:1]) if symbols(s) and not self.unknown(s)]
+                if known:
+                    self.follow(name, size, known)
+        for symbol in self.original:
+            self.follow(symbol, symbol)
+        for guard in self.channels.guards:
+            if not _holds(guard, self.values):
+                said = ", ".join(f"{symbol} = {self.values[symbol]}" for symbol in symbols(guard))
+                raise ValueError(f"expected sizes with {guard}, got {said}")
+        return self.values
+
+    def _propagate(self) -> None:
+        waiting, changed = self.equations, True
+        while changed:
+            changed, left = False, []
+            for sides in waiting:
+                free = [self.unknown(side) for side in sides]
+                if all(free):
+                    left.append(sides)
+                elif any(free):
+                    side, other = sides if free[0] else sides[::-1]
+                    wished = evaluate(other, self.values)
+                    self._fit(side, partial(evaluate, side), free[0] or free[1], wished)
+                    changed = True
+            waiting = left
+        self.equations = waiting
+
+    def _fit(self, name: str, part: Callable, free: Sequence[str], wished: int) -> None:
+        """Find the amount of the free symbols with which `part` is what is wished, or nearest."""
+        original = {symbol: self.original[symbol] for symbol in free}
+        known = {*self.values, *free}
+        guards = [guard for guard in self._guards_of(free) if known.issuperset(symbols(guard))]
+        total = sum(original.values())
+        # Sizes are linear in their symbols, up to a division's remainder.
+        here = part(self.values | original)
+        slope = Fraction(part(self.values | {s: 2 * n for s, n in original.items()}) - here, total)
+        middle = max(len(free), floor(total + (wished - here) / slope) if slope else total)
+        tries = range(max(len(free), middle - _SEARCH), middle + _SEARCH)
+        best = None
+        for amount in sorted(tries, key=lambda amount: abs(amount - middle)):
+            if best and abs(amount - middle) > 2 + best[1]:
+                break
+            values = self.values | _split(original, amount)
+            if all(_holds(guard, values) for guard in guards):
+                off = abs(amount - middle)
+                distance = (abs(part(values) - wished), off, -amount, values)
+                best = min(best, distance) if best else distance
+        if best is None:
+            raise ValueError(f"expected filters near {wished} for {name}, got none with {guards}")
+        self.values = best[3]
+
+    def _guards_of(self, free: Iterable[str]) -> list[str]:
+        return list(dict.fromkeys(guard for s in free for guard in self.guards.get(s, ())))
+
+
+def _part(size: Size, free: Iterable[str], values: Mapping[str, int]) -> int:
+    """Return what the free symbols contribute to an expression."""
+    values, free = dict(values), list(free)
+    rest = len(free) < len(symbols(size))
+    return evaluate(size, values) - (evaluate(size, values | dict.fromkeys(free, 0)) if rest else 0)
+
+
+def _holds(guard: str, values: Mapping[str, int]) -> bool:
+    try:
+        return bool(evaluate(guard, values))
+    except ZeroDivisionError:
+        return False
+
+
+def _sides(guard: str) -> tuple[str, str] | None:
+    """Return both sides of an equation, but of none that only asks for a remainder of zero.
+
+    Examples
+    --------
+    >>> _sides("Eq(s1 + s2, 2*s3)"), _sides("Eq(Mod(s1, 4), 0)")
+    (('s1 + s2', '2*s3'), None)
+    """
+    if "Mod" in guard or "|" in guard or "&" in guard or not guard.startswith("Eq("):
+        return None
+    depth, inside = 0, guard[3:-1]
+    for i, letter in enumerate(inside):
+        depth += (letter == "(") - (letter == ")")
+        if letter == "," and not depth:
+            sides = inside[:i].strip(), inside[i + 1 :].strip()
+            # A quotient that is a constant only says in which range its symbols lie.
+            return sides if all(map(symbols, sides)) or "//" not in inside else None
+    return None
+
+
+def _split(original: Mapping[str, int], amount: int) -> dict[str, int]:
+    """Share an amount in the original proportions, by the largest remainder, each at least one."""
+    total = sum(original.values())
+    exact = {symbol: Fraction(size * amount, total) for symbol, size in original.items()}
+    shares = {symbol: max(1, floor(value)) for symbol, value in exact.items()}
+    while (left := amount - sum(shares.values())) != 0:
+        step = 1 if left > 0 else -1
+        open_ = [symbol for symbol in shares if step > 0 or shares[symbol] > 1]
+        shares[max(open_, key=lambda symbol: step * (exact[symbol] - shares[symbol]))] += step
+    return shares

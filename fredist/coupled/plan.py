@@ -1,0 +1,141 @@
+"""From a network and a template to a redistribution: by tracing it, or by the paper's own lists."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from torch import nn
+
+from .. import templates
+from ..networks import FAMILIES, make_network
+from . import sources
+from .groups import Group, make_groups
+from .layers import Layers, find_layers
+from .redistribution import Redistribution, Row
+from .trace import evaluate, trace
+
+
+@dataclass(frozen=True)
+class Traced:
+    """A network whose layers were found by tracing it."""
+
+    source: str
+    options: Mapping
+    image_shape: tuple[int, int, int]
+    found: Layers
+
+    def plan(
+        self,
+        template: str = "base",
+        width: float = 1.0,
+        *,
+        filters: Sequence[int] | None = None,
+        vertex: str = "half",
+        tie=None,
+        groups=None,
+        fixed=None,
+        **rounding,
+    ) -> Redistribution:
+        """Return the redistribution under a template, or with filters of one's own, as a value."""
+        channels, layers = self.found.channels, self.found.layers
+        units = make_groups(layers, tie, groups, fixed)
+        if filters is None:
+            filters = _solved(units, template, width, vertex, rounding)
+        wished = {}
+        for unit, size in zip(units, templates.check_filters(filters, len(units)), strict=True):
+            wished |= unit.share(size)
+        notes = {layer.name: unit.note for unit in units for layer in unit.layers}
+        values = self.found.solve([wished[layer.name] for layer in layers])
+        rows = []
+        for layer, after in zip(layers, self.found.filters(values), strict=True):
+            asked, note = wished[layer.name], notes[layer.name]
+            if after != asked:
+                note = "; ".join(filter(None, (note, f"{asked} does not divide as it must")))
+            rows.append(Row(layer.name, len(layer.convs), layer.filters, after, note))
+        sizes = {conv.name: conv.filters for conv in channels.convs}
+        for name, reason in self.found.frozen.items():
+            size = evaluate(sizes[name], values)
+            rows.append(Row(name, 1, size, size, f"frozen: {reason}"))
+        counts = {
+            what: (channels.count(what, channels.sizes), channels.count(what, values))
+            for what in ("params", "macs")
+        }
+        return Redistribution(
+            source=self.source,
+            options=self.options,
+            image_shape=self.image_shape,
+            template=template,
+            width=width,
+            rows=tuple(rows),
+            **channels.changes(values),
+            **counts,
+        )
+
+
+@dataclass(frozen=True)
+class Papers:
+    """One of the paper's four networks, whose layers are the paper's own."""
+
+    model: str
+    options: Mapping
+    image_size: int
+
+    def plan(self, template: str = "base", width: float = 1.0, **options) -> Redistribution:
+        """Return the redistribution under a template, or with filters of one's own, as a value."""
+        known = make_network(self.model, **self.options)
+        new = make_network(self.model, template, width, **self.options, **options)
+        rows = [
+            Row(f"{FAMILIES[self.model].layer} {i}", 1, *filters)
+            for i, filters in enumerate(zip(known.filters, new.filters, strict=True), 1)
+        ]
+        return Redistribution(
+            source=f"fredist/{self.model}",
+            options=self.options | {"filters": new.filters},
+            image_shape=(new.in_chans, self.image_size, self.image_size),
+            template=template,
+            width=width,
+            rows=tuple(rows),
+            shapes={},
+            integers=(),
+            params=(known.params, new.params),
+            macs=(known.macs(self.image_size), new.macs(self.image_size)),
+        )
+
+
+def study(model: str | nn.Module, image_size: int | None = None, **options) -> Traced | Papers:
+    """Return what a network's redistributions start from; a name is traced once in a process.
+
+    Examples
+    --------
+    >>> study("resnet18", 64).plan("uniform").filters[:3]
+    (240, 240, 240)
+    """
+    if isinstance(model, nn.Module):
+        if options:
+            raise TypeError(
+                f"expected no options beside a module, which has its own, got {options}"
+            )
+        in_chans = next(
+            m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)
+        ).in_channels
+        shape = sources.image_shape(model, in_chans, image_size)
+        return Traced("", {}, shape, find_layers(trace(model, shape)))
+    if model in FAMILIES:
+        return Papers(model, options, image_size or 32)
+    return _study("/".join(sources.find(model)), image_size, tuple(sorted(options.items())))
+
+
+@lru_cache(maxsize=32)
+def _study(source: str, image_size: int | None, options: tuple) -> Traced:
+    options = dict(options)
+    built = sources.create(*source.split("/"), **options)
+    shape = sources.image_shape(built, options.get("in_chans", 3), image_size)
+    return Traced(source, options, shape, find_layers(trace(built, shape)))
+
+
+def _solved(units: list[Group], template, width, vertex, rounding) -> list[int]:
+    """Solve for the groups that templates change; round with those that are fixed in one call."""
+    seen = [unit.filters for unit in units if unit.how != "fixed"]
+    values = iter(templates.solve(seen, template, vertex=vertex))
+    new = [unit.filters if unit.how == "fixed" else next(values) for unit in units]
+    return templates.round_filters(new, width, **rounding)

@@ -1,0 +1,154 @@
+"""Your own network in one line: its filters redistributed, at an equal budget if one is asked."""
+
+from collections.abc import Callable
+from functools import partial
+from math import ceil, floor, sqrt
+
+import torch
+from torch import nn
+
+from ..checks import check_choice, check_number
+from ..measure import passes_ms, tensor_peak
+from ..networks.budget import largest
+from .plan import study
+from .redistribution import Redistribution
+from .trace import on_meta
+
+_HOW = ("filters", "tie", "groups", "fixed", "vertex", "keep_total", "round_to")
+COSTS = ("params", "macs", "memory", "latency")
+MEMORY_BATCH = 64  # as in Table 3
+_LATENCY_GRID = 20  # widths to a twentieth
+
+
+def redistribute(
+    model: str | nn.Module,
+    template: str = "base",
+    width: float | None = None,
+    *,
+    like: str | None = None,
+    params: float | None = None,
+    macs: float | None = None,
+    memory: float | None = None,
+    latency: float | None = None,
+    image_size: int | None = None,
+    quiet: bool = False,
+    num_classes: int | None = None,
+    in_chans: int | None = None,
+    **options,
+) -> nn.Module:
+    """Return a convolutional network with its filters redistributed, freshly initialised.
+
+    `model` is the name of one of the paper's, timm's or torchvision's networks ("timm/vgg19" is not
+    the paper's "vgg19"), or a module of your own, which stays as it is. Layers are the
+    convolutions that make maps, in the order in which they run; those whose channels are coupled,
+    by residual sums or depthwise convolutions, are one. The result is of the model's own class, has
+    passed a forward pass, and says in `model.redistribution` what was done: its `table` of layers,
+    `filters`, `params` and `macs` before and after, `to_json()` for `rebuild`.
+
+    A budget chooses the width: the largest on a grid of 1e-4 with which the network costs no more
+    than the original, `like` "params", "macs", "memory" or "latency", or than a number: `params`,
+    `macs` of one image, `memory` in bytes (inference of 64 images, computed), `latency` in ms (one
+    image, measured here; on a grid of 0.05, with its upper confidence bound). Without one the
+    ratios to the original are printed, unless `quiet`.
+
+    Further options: `tie`, groups of modules whose layers keep their proportions and count once in
+    F (`tie=["layer1", "layer2"]`); `groups`, of layers that get equal filters; `fixed`, modules
+    that the template leaves alone; `filters` of one's own, one per group; `round_to`, `keep_total`
+    and `vertex` as in `apply_template`; all else goes to timm or torchvision.
+
+    Raises
+    ------
+    ValueError
+        Where the network cannot be traced or no network fits the budget, saying which and why.
+
+    Examples
+    --------
+    >>> model = redistribute("resnet18", "uniform", 0.25, image_size=64, num_classes=10)
+    params 0.08x, MACs 0.36x, memory 0.60x of the original's
+    >>> model.redistribution.table.loc[0].tolist()
+    ['conv1', 5, 64, 60, '']
+    """
+    budgets = {"params": params, "macs": macs, "memory": memory, "latency": latency}
+    given = {what: number for what, number in budgets.items() if number is not None}
+    if len(given) + (like is not None) + (width is not None) > 1:
+        said = [
+            *given,
+            *(["like"] if like is not None else []),
+            *(["width"] if width is not None else []),
+        ]
+        raise ValueError(f"expected one of width, like and a budget, got {', '.join(said)}")
+    how = {name: options.pop(name) for name in _HOW if name in options}
+    asked = {"num_classes": num_classes, "in_chans": in_chans, **options}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    original = study(model, image_size, **asked)
+    own = model if isinstance(model, nn.Module) else None
+    plan = partial(original.plan, template, **how)
+    if like is not None:
+        given = {check_choice("like", like, COSTS): None}
+    if given:
+        ((what, most),) = given.items()
+        width = _fitting(plan, what, most, own)
+    built = plan(1.0 if width is None else width).build(own)
+    if not given and not quiet:
+        print(ratios(built.redistribution, own))
+    return built
+
+
+def ratios(redistribution: Redistribution, model: nn.Module | None = None) -> str:
+    """Return what a redistributed network costs, as ratios to its original, in words."""
+    costs = {"params": redistribution.params, "MACs": redistribution.macs}
+    costs["memory"] = [_memory(redistribution, model, original=first) for first in (True, False)]
+    said = (f"{what} {after / before:.2f}x" for what, (before, after) in costs.items())
+    return f"{', '.join(said)} of the original's"
+
+
+def _memory(redistribution: Redistribution, model, *, original: bool = False) -> int:
+    """Return the peak bytes of all tensors in inference, as Table 3's are computed."""
+    built = on_meta(redistribution.build(model, original=original))
+    images = torch.empty(MEMORY_BATCH, *redistribution.image_shape, device="meta")
+    return tensor_peak(built, images, "inference")
+
+
+def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
+    """Return the median of a pass over one image, in ms, and its upper 95% confidence bound."""
+    work = torch.inference_mode()(partial(built.eval(), torch.rand(1, *image_shape)))
+    times = sorted(passes_ms(work, torch.device("cpu")))
+    n = len(times)
+    # The median's bound is an order statistic: so many passes lie below it by a coin's toss.
+    upper = min(n - 1, ceil(n / 2 + 0.98 * sqrt(n)))
+    return times[n // 2], times[upper]
+
+
+def _fitting(plan: Callable[[float], Redistribution], what: str, most, own) -> float:
+    """Return the largest width within a budget; None is what the original costs."""
+    if most is not None:
+        check_number(what, most, above=True)
+    if what == "latency":
+        return _fitting_latency(plan, most, own)
+
+    def cost(width: float) -> int:
+        found = plan(width)
+        return _memory(found, own) if what == "memory" else getattr(found, what)[1]
+
+    if most is None:
+        found = plan(1.0)
+        most = _memory(found, own, original=True) if what == "memory" else getattr(found, what)[0]
+    width = largest(cost, most)
+    if width is None:
+        raise ValueError(f"expected at least {cost(1 / 10_000):,} as {what}, got {most:,.0f}")
+    return width
+
+
+def _fitting_latency(plan: Callable[[float], Redistribution], most, own) -> float:
+    """Walk down a grid of widths: a wider network is not always a slower one."""
+    found = plan(1.0)
+    if most is None:
+        original = found.build(own, original=True)
+        most = _latency(original, found.image_shape)[0]
+    # From where the work is four times the original's: whatever fits has less.
+    top = largest(lambda width: plan(width).macs[1], 4 * found.macs[0])
+    for step in range(floor(top * _LATENCY_GRID), 0, -1):
+        width = step / _LATENCY_GRID
+        if _latency(plan(width).build(own), found.image_shape)[1] <= most:
+            return width
+    raise ValueError(f"expected a latency that one of the widths reaches, got {most:g} ms")

@@ -1,0 +1,108 @@
+"""Any network's redistribution as a value: solved once, rounded once, built by one path."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import pandas as pd
+from torch import nn
+
+from ..networks import create_model
+from . import sources
+from .build import check, resize
+
+
+@dataclass(frozen=True)
+class Row:
+    """One layer, before and after; `note` says what else than the template decides its filters."""
+
+    layer: str
+    convs: int
+    before: int
+    after: int
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Redistribution:
+    """A network with new filters: all that decides it, and what it costs; JSON holds all of it.
+
+    `shapes` and `integers` are the tensors and the attributes of modules that change. `params` and
+    `macs` (of one image) are the original's and the new network's.
+    """
+
+    source: str
+    options: Mapping
+    image_shape: tuple[int, int, int]
+    template: str
+    width: float
+    rows: tuple[Row, ...]
+    shapes: Mapping[str, tuple[int, ...]]
+    integers: tuple[tuple[str, str, int | None, int], ...]
+    params: tuple[int, int]
+    macs: tuple[int, int]
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One row per layer: its convolutions, filters before and after, and what decides them."""
+        return pd.DataFrame([asdict(row) for row in self.rows])
+
+    @property
+    def filters(self) -> tuple[int, ...]:
+        """The new filters, one per layer, in the order in which they run."""
+        return tuple(row.after for row in self.rows if not row.note.startswith("frozen"))
+
+    def build(self, model: nn.Module | None = None, *, original: bool = False) -> nn.Module:
+        """Return the network, freshly initialised and checked by a forward pass.
+
+        A network of one's own is built on a fresh copy of `model`; of all others, also the
+        `original` can be had.
+        """
+        library, _, name = self.source.partition("/")
+        if library == "fredist":
+            options = dict(self.options)
+            if original:
+                options.pop("filters")
+            built = create_model(name, **options)
+        elif model is not None:
+            built = sources.newly_built(model)
+        elif library:
+            built = sources.create(library, name, **self.options)
+        else:
+            raise ValueError(
+                "expected the original network beside the filters of one of your own: "
+                "rebuild(text, model=...)"
+            )
+        if not original:
+            resize(built, self.shapes, {tuple(place): value for *place, value in self.integers})
+            check(built, self.image_shape, self.params[1])
+            built.redistribution = self
+        return built
+
+    def to_json(self) -> str:
+        """Return all of it as JSON, from which `rebuild` makes the network without tracing."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> "Redistribution":
+        """Return what `to_json` wrote."""
+        held = json.loads(text)
+        held["rows"] = tuple(Row(**row) for row in held["rows"])
+        held["shapes"] = {name: tuple(shape) for name, shape in held["shapes"].items()}
+        held["integers"] = tuple(map(tuple, held["integers"]))
+        return cls(**held | {key: tuple(held[key]) for key in ("image_shape", "params", "macs")})
+
+
+def rebuild(text: str, model: nn.Module | None = None) -> nn.Module:
+    """Return the network that a redistribution's JSON describes, freshly initialised.
+
+    One of your own needs `model`, the original; no other does, and nothing is traced again.
+
+    Examples
+    --------
+    >>> from fredist import redistribute
+    >>> text = redistribute("resnet18", "uniform", 0.25, image_size=64).redistribution.to_json()
+    >>> rebuild(text).redistribution.filters[:3]
+    (60, 60, 60)
+    """
+    return Redistribution.from_json(text).build(model)

@@ -1,0 +1,73 @@
+"""Newly built networks by name, timm's and torchvision's, or after a module of one's own."""
+
+import copy
+from collections.abc import Iterable
+
+from torch import nn
+
+from ..checks import closest
+
+LIBRARIES = ("timm", "torchvision")
+
+
+def find(name: str) -> tuple[str, str]:
+    """Return the library and the name of a network there; timm comes first unless one is named.
+
+    Examples
+    --------
+    >>> find("efficientnet_b0"), find("torchvision/efficientnet_b0"), find("googlenet")
+    (('timm', 'efficientnet_b0'), ('torchvision', 'efficientnet_b0'), ('torchvision', 'googlenet'))
+    """
+    library, _, own = name.rpartition("/")
+    for there in (library,) if library in LIBRARIES else LIBRARIES:
+        if (own if library in LIBRARIES else name) in _names(there):
+            return there, own
+    known = sorted({known for there in LIBRARIES for known in _names(there)})
+    raise ValueError(
+        f"expected one of the paper's networks, timm's or torchvision's (timm/name, "
+        f"torchvision/name), got {name!r}{closest(own, known)}"
+    )
+
+
+def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> nn.Module:
+    """Return a newly built network; None classes are as many as the library has by default."""
+    if num_classes is not None:
+        options["num_classes"] = num_classes
+    if library == "timm":
+        import timm
+
+        return timm.create_model(name, in_chans=in_chans, **options)
+    import torchvision
+
+    if in_chans != 3:
+        raise ValueError(f"expected in_chans=3 with torchvision's networks, got {in_chans}")
+    return torchvision.models.get_model(name, weights=None, **options)
+
+
+def image_shape(model: nn.Module, in_chans: int, image_size: int | None) -> tuple[int, int, int]:
+    """Return (channels, height, width) of the images a network is made for, or of that size."""
+    if image_size is not None:
+        return in_chans, image_size, image_size
+    config = getattr(model, "default_cfg", None) or {}
+    return in_chans, *config.get("input_size", (3, 224, 224))[1:]
+
+
+def newly_built(model: nn.Module) -> nn.Module:
+    """Return a copy of a user's module with fresh values, by its modules' own initialisation."""
+    model = copy.deepcopy(model)
+    for module in model.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    if hasattr(model, "init_weights"):
+        model.init_weights()
+    return model
+
+
+def _names(library: str) -> Iterable[str]:
+    if library == "timm":
+        import timm
+
+        return timm.list_models()
+    from torchvision import models
+
+    return models.list_models(module=models)

@@ -1,0 +1,322 @@
+"""Which channels of a network are one: its own forward pass, with sizes as symbols.
+
+`torch.export` runs the network with every channel dimension of every tensor a symbol, and every
+integer attribute that may hold a channel count too. Each size check on the way (of a convolution, a
+sum, a concatenation, a reshape) equates or divides symbols; what is left over is free to choose.
+docs/coupling.md says more.
+"""
+
+import contextlib
+import copy
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
+from math import prod
+
+import torch
+from torch import nn
+from torch.export import Dim, export
+
+BATCH = 2  # a batch of one would look like a dimension to broadcast
+_SYMBOL = re.compile(r"\b[su]\d+\b")
+# Integers of a module that are no channel counts, whatever their value.
+_NOT_CHANNELS = {"kernel_size", "stride", "padding", "dilation", "output_padding", "groups"}
+_NOT_CHANNELS |= {"num_groups", "num_classes", "num_heads", "training"}
+# PyTorch's own modules never read these when they run: they follow from the weights (build.py).
+_UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
+_UNREAD |= {"num_channels"}
+
+Size = int | str  # a number, or an expression of symbols in Python
+
+
+@dataclass(frozen=True)
+class Conv:
+    """One convolution as it ran: its module's name, channels, and whether it makes a map."""
+
+    name: str
+    inputs: Size
+    filters: Size
+    spatial: bool
+
+
+@dataclass(frozen=True)
+class Channels:
+    """A network's sizes as expressions of free symbols, whose original values are `sizes`.
+
+    `shapes` are those of every parameter and buffer, `attributes` what modules hold as integers, by
+    (module, attribute, place in a list or None); `convs` stand in the order in which they run.
+    `guards` must hold for the network to run; `outputs` are the symbols of what it returns.
+    """
+
+    sizes: Mapping[str, int]
+    shapes: Mapping[str, tuple[Size, ...]]
+    trained: frozenset[str]  # the names of shapes that are parameters
+    attributes: Mapping[tuple[str, str, int | None], Size]
+    convs: tuple[Conv, ...]
+    products: tuple[Size, ...]
+    guards: tuple[str, ...]
+    outputs: frozenset[str]
+
+    def changes(self, values: Mapping[str, int]) -> dict:
+        """Return the shapes and integers that differ from the original's, as values."""
+        shapes, integers = {}, []
+        for name, sizes in self.shapes.items():
+            shape = tuple(evaluate(size, values) for size in sizes)
+            if shape != tuple(evaluate(size, self.sizes) for size in sizes):
+                shapes[name] = shape
+        for place, size in self.attributes.items():
+            if (value := evaluate(size, values)) != evaluate(size, self.sizes):
+                integers.append((*place, value))
+        return {"shapes": shapes, "integers": tuple(integers)}
+
+    def count(self, what: str, values: Mapping[str, int]) -> int:
+        """Return "params", or "macs" of one image, for values of the symbols."""
+        if what == "macs":
+            return sum(evaluate(size, values) for size in self.products) // BATCH
+        shapes = (self.shapes[name] for name in self.trained)
+        return sum(prod(evaluate(size, values) for size in shape) for shape in shapes)
+
+
+def symbols(size: Size) -> list[str]:
+    """Return the symbols of an expression, each once.
+
+    Examples
+    --------
+    >>> symbols("s3 + 2*s1 + s3"), symbols(64)
+    (['s3', 's1'], [])
+    """
+    return list(dict.fromkeys(_SYMBOL.findall(size))) if isinstance(size, str) else []
+
+
+def evaluate(size: Size, values: Mapping[str, int]) -> int:
+    """Return an expression's value.
+
+    Examples
+    --------
+    >>> evaluate("2*s1 + s3//2", {"s1": 8, "s3": 5})
+    18
+    """
+    return size if isinstance(size, int) else eval(_compiled(size), _FUNCTIONS, values)
+
+
+_FUNCTIONS = {"Mod": lambda a, b: a % b, "Eq": lambda a, b: a == b, "Ne": lambda a, b: a != b}
+_FUNCTIONS |= {"FloorDiv": lambda a, b: a // b, "Max": max, "Min": min}
+_FUNCTIONS |= {"PythonMod": lambda a, b: a % b, "CleanDiv": lambda a, b: a // b}
+
+
+@cache
+def _compiled(size: str):
+    return compile(size, size, "eval")
+
+
+def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> Channels:
+    """Return the channels of a network that takes images of (channels, height, width).
+
+    Runs on the meta device: no memory, no arithmetic. Where parameters are used in training alone,
+    such as those of auxiliary classifiers, a training step is traced. The network stays as it is.
+
+    Raises
+    ------
+    ValueError
+        If the network cannot be traced, with torch.export's own first words.
+    """
+    model = on_meta(model)
+    return _trace(model.eval(), image_shape) or _trace(model.train(), image_shape, last=True)
+
+
+def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Channels | None:
+    """Trace in the model's present mode; None if parameters stay unused, unless it is the last."""
+    trained = dict(model.named_parameters())
+    tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
+    tensors = {name: t for name, t in tensors.items() if t.dim()}
+    runner = _Runner(model, tensors)
+    inputs = [*tensors.values(), *(torch.empty(v, device="meta") for v in runner.places.values())]
+    images = torch.empty(BATCH, *image_shape, device="meta")
+    try:
+        with _silence():
+            shapes = ([_dynamic(tensor) for tensor in inputs], None)
+            program = export(
+                _Exported(runner), (inputs, images), dynamic_shapes=shapes, strict=False
+            )
+    except Exception as error:
+        words = str(error).strip().splitlines() or [""]
+        raise ValueError(
+            f"expected a network that torch.export traces with images of {image_shape}, got "
+            f"{type(error).__name__}: {words[0][:300]}"
+        ) from error
+    nodes = list(program.graph.nodes)
+    given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
+    held = [node for node in nodes if node.op == "placeholder" and node.name in given]
+    held = held[: len(inputs)]
+    if not last and any(
+        name in trained and not node.users for name, node in zip(tensors, held, strict=False)
+    ):
+        return None
+    shapes = [tuple(map(_size, node.meta["val"].shape)) for node in held]
+    # A symbol that is still free is the plain size of the tensor that it came from.
+    pairs = (
+        pair for t, s in zip(inputs, shapes, strict=True) for pair in zip(s, t.shape, strict=True)
+    )
+    sizes = {name: size for name, size in pairs if symbols(name) == [name]}
+    attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
+    named = dict(zip(tensors, shapes, strict=False))
+    attributes |= {(m, "groups", None): named[f"{m}.weight"][0] for m in runner.depthwise}
+    returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
+    returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
+    outputs = {symbol for size in returned for symbol in symbols(_size(size))}
+    convs = [
+        Conv(name, _size(inputs), _size(shape[1]), any(_size(s) != 1 for s in shape[2:]))
+        for name, inputs, shape in runner.ran
+    ]
+    guards = _guards(held[0])
+    return Channels(
+        sizes,
+        named,
+        frozenset(trained),
+        attributes,
+        tuple(convs),
+        tuple(_products(nodes)),
+        guards,
+        frozenset(outputs),
+    )
+
+
+class _Runner:
+    """Runs a model with given tensors, and with sizes of theirs in place of its own integers."""
+
+    def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]):
+        self.model, self.names, self.ran = model, list(tensors), []
+        channels = {size for tensor in tensors.values() for size in tensor.shape if size > 3}
+        self.places = dict(_places(model, channels))
+        convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
+        self.convs = convs
+        self.depthwise = [
+            name for name, m in convs.items() if 1 < m.groups == m.in_channels == m.out_channels
+        ]
+
+    def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor):
+        tensors = dict(zip(self.names, inputs, strict=False))
+        stand_ins = inputs[len(tensors) :]
+        integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
+        integers |= {(m, "groups", None): tensors[f"{m}.weight"].shape[0] for m in self.depthwise}
+        before = [(module, dict(vars(module))) for module in self.model.modules()]
+        hooks = [
+            conv.register_forward_hook(partial(self._note, n)) for n, conv in self.convs.items()
+        ]
+        self.ran.clear()
+        set_integers(self.model, integers)
+        try:
+            return torch.func.functional_call(self.model, tensors, (images,))
+        finally:
+            for hook in hooks:
+                hook.remove()
+            for module, state in before:
+                vars(module).update(state)
+
+    def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
+        self.ran.append((name, inputs[0].shape[1], maps.shape))
+
+
+class _Exported(nn.Module):
+    """What export is given: a module without tensors of its own, and nothing for it to restore."""
+
+    def __init__(self, runner: _Runner):
+        super().__init__()
+        self.runner = runner
+
+    def forward(self, inputs, images):
+        return self.runner(inputs, images)
+
+
+def set_integers(model: nn.Module, integers: Mapping) -> None:
+    """Set integers that modules hold, by (module, attribute, place in a list or None)."""
+    for (name, attribute, place), value in integers.items():
+        module = model.get_submodule(name)
+        if place is not None:
+            held = getattr(module, attribute)
+            listed = list(held)
+            listed[place] = value
+            value = type(held)(listed)
+        vars(module)[attribute] = value
+
+
+def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]:
+    """Find the integers that modules hold, also in lists, whose values are channel counts."""
+    for name, module in model.named_modules():
+        own = type(module).__module__.startswith("torch.nn.modules")
+        for attribute, held in vars(module).items():
+            if attribute.startswith("_") or attribute in _NOT_CHANNELS:
+                continue
+            if own and attribute in _UNREAD:
+                continue
+            listed = type(held) in (list, tuple)
+            values = held if listed else [held]
+            if all(type(value) is int for value in values):
+                for place, value in enumerate(values):
+                    if value in channels:
+                        yield (name, attribute, place if listed else None), value
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on the meta device, without copying its tensors first."""
+    memo = {}
+    for t in (*model.parameters(), *model.buffers()):
+        twin = torch.empty_like(t, device="meta")
+        memo[id(t)] = nn.Parameter(twin, t.requires_grad) if isinstance(t, nn.Parameter) else twin
+    return copy.deepcopy(model, memo)
+
+
+def _dynamic(tensor: torch.Tensor) -> dict | None:
+    """Let export find which dimensions are channels; a kernel's height and width never are."""
+    dims = range(2 if tensor.dim() > 3 else tensor.dim())
+    return {dim: Dim.AUTO for dim in dims if tensor.shape[dim] > 1} or None
+
+
+def _size(size) -> Size:
+    return int(size) if str(size).isdigit() else str(size)
+
+
+def _guards(node: torch.fx.Node) -> tuple[str, ...]:
+    """Return what must hold beyond equal sizes: divisions without remainder.
+
+    The shape environment is not PyTorch's public API: tested with the versions that the lock
+    allows. Without its guards a wrong width would still be found, by the final forward pass.
+    """
+    environment = node.meta["val"].fake_mode.shape_env
+    found = (str(environment.replace(guard.expr)) for guard in environment.guards)
+    return tuple(dict.fromkeys(g for g in found if g.startswith("Eq") and symbols(g)))
+
+
+def _products(nodes) -> Iterator[Size]:
+    """Yield the multiply-accumulates of each convolution and matrix product, for BATCH images."""
+    for node in nodes:
+        kind = str(node.target).removeprefix("aten.").split(".")[0]
+        inputs = [a.meta["val"] for a in node.args if isinstance(a, torch.fx.Node)]
+        shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
+        if kind.startswith("conv_transpose"):
+            yield _size(prod(shapes[0]) * prod(shapes[1][1:]))
+        elif kind.startswith("conv"):
+            yield _size(prod(node.meta["val"].shape) * prod(shapes[1][1:]))
+        elif kind in ("linear", "mm", "bmm", "matmul"):
+            yield _size(prod(node.meta["val"].shape) * shapes[0][-1])
+        elif kind in ("addmm", "baddbmm"):
+            yield _size(prod(node.meta["val"].shape) * shapes[1][-1])
+        elif kind == "scaled_dot_product_attention":
+            (*batch, rows, _), (*_, columns, _), (*_, features) = shapes[:3]
+            yield _size(prod(batch) * rows * columns * (shapes[0][-1] + features))
+
+
+@contextlib.contextmanager
+def _silence():
+    """Keep export from logging each dimension that turns out to be fixed: that is a result here."""
+    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export")]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
