@@ -65,24 +65,28 @@ def find_layers(channels: Channels) -> Layers:
     Symbols that contribute to one convolution's filters and are still free are one layer together:
     of a convolution whose output is split, the pieces keep their proportions.
     """
-    solver, found, frozen, owners = _Solver(channels), [], {}, {}
+    solver, found, frozen = _Solver(channels), [], {}
+    owners = dict.fromkeys(solver.values, -1)
     for conv in channels.convs:
         solver.follow(conv.name, conv.inputs)
         if not conv.spatial:
             continue
         if free := tuple(solver.unknown(conv.filters)):
-            filters, before = _part(conv.filters, free, channels.sizes), set(solver.values)
-            solver.decide(conv.name, conv.filters, filters)
-            owners |= dict.fromkeys(set(solver.values) - before, len(found))
+            filters = _part(conv.filters, free, channels.sizes)
             found.append(Layer(conv.name, (), filters, conv.filters, free))
-        owned = [owners[symbol] for symbol in symbols(conv.filters) if symbol in owners]
-        if owned:
-            layer = found[max(owned)]
-            found[max(owned)] = replace(layer, convs=(*layer.convs, conv.name))
+            solver.decide(conv.name, conv.filters, filters)
+        # What was decided since the layer before follows from this one.
+        for symbol in solver.values:
+            owners.setdefault(symbol, len(found) - 1)
+        owned = max((owners[symbol] for symbol in symbols(conv.filters)), default=-1)
+        if owned >= 0:
+            layer = found[owned]
+            found[owned] = replace(layer, convs=(*layer.convs, conv.name))
         elif symbols(conv.filters):
             frozen[conv.name] = "makes what the network returns"
         else:
-            frozen[conv.name] = "its forward pass allows this number alone"
+            one = conv.filters == 1
+            frozen[conv.name] = "has one filter" if one else "has the only number that runs"
     return Layers(channels, tuple(found), frozen)
 
 

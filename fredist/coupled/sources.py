@@ -67,6 +67,8 @@ def _names(library: str) -> Iterable[str]:
     if library == "timm":
         import timm
 
+        from ..networks import registry  # noqa: F401 - the paper's are timm's, too, by its names
+
         return timm.list_models()
     from torchvision import models
 
