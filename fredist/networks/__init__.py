@@ -69,8 +69,8 @@ def create_model(
     arguments |= {"in_chans": in_chans, "filters": filters, "convention": convention}
     if isinstance(name, str) and name not in FAMILIES:
         raise ValueError(
-            f"unknown model {name!r}{closest(name, FAMILIES)}; choose from {', '.join(FAMILIES)}, or "
-            f"redistribute another network's filters: fredist.redistribute({name!r}, ...)"
+            f"unknown model {name!r}{closest(name, FAMILIES)}; choose from {', '.join(FAMILIES)}; "
+            f"fredist.redistribute({name!r}, ...) takes any other network"
         )
     return create(name, **arguments, **options)
 
