@@ -9,6 +9,7 @@ import timm
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
 import fredist
 from fredist import TEMPLATES, make_network, rebuild, redistribute
@@ -225,6 +226,10 @@ def test_auxiliary_classifiers_are_redistributed_too():
     (main.sum() + first.sum() + second.sum()).backward()
     assert main.shape == first.shape == second.shape == (2, 1000)
     assert model.aux1.conv.conv.in_channels == model.inception4a.branch1.conv.out_channels * 4
+    # What the auxiliary classifiers cost in training is no part of one image's MACs.
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.rand(1, 3, 224, 224))
+    assert model.redistribution.macs[1] == counter.get_total_flops() // 2
 
 
 def test_without_a_budget_the_ratios_are_printed(capsys):

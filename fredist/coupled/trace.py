@@ -178,7 +178,7 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(_products(nodes)),
+        tuple(_products(_behind(nodes[-1].args[0][0]))),
         guards,
         frozenset(outputs),
     )
@@ -306,6 +306,16 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     environment = node.meta["val"].fake_mode.shape_env
     found = (str(environment.replace(guard.expr)) for guard in environment.guards)
     return tuple(dict.fromkeys(g for g in found if g.startswith("Eq") and symbols(g)))
+
+
+def _behind(node: torch.fx.Node) -> set[torch.fx.Node]:
+    """Return all nodes that a node needs: what the first output costs, without auxiliary ones."""
+    found, waiting = set(), [node]
+    while waiting:
+        if (node := waiting.pop()) not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _products(nodes) -> Iterator[Size]:
