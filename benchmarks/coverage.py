@@ -131,6 +131,7 @@ def examine(source: str) -> dict:
     found["identity"] = same.params == (count, count) and not same.shapes
     found["layers"] = len(same.filters)
     found["frozen"] = [row.note for row in same.rows if row.note.startswith("frozen")]
+    found["peer"] = beside_torch_pruning(source, traced)
     for template, width in product(TEMPLATES[1:], WIDTHS):
         try:
             plan = traced.plan(template, width)
@@ -146,6 +147,35 @@ def examine(source: str) -> dict:
         except Exception as error:  # each is a row of the table
             found["causes"].append(f"{template} {width}: {type(error).__name__}: {error}")
     return found
+
+
+def beside_torch_pruning(source: str, traced) -> str:
+    """Return whether Torch-Pruning, which knows kinds of modules, finds the same layers."""
+    import torch_pruning
+
+    model = create(*source.split("/")).eval()
+    names = {module: name for name, module in model.named_modules()}
+    layers = [set(layer.convs) for layer in traced.found.layers]
+    try:
+        graph = torch_pruning.DependencyGraph()
+        graph.build_dependency(model, torch.rand(1, *traced.image_shape))
+        for conv in [module for module in names if isinstance(module, torch.nn.Conv2d)]:
+            prune = graph.get_pruner_of_module(conv).prune_out_channels
+            steps = [step for step, _ in graph.get_pruning_group(conv, prune, idxs=[0])]
+            coupled = {
+                names.get(step.target.module)
+                for step in steps
+                if step.handler.__name__ == "prune_out_channels"
+            }
+            coupled &= set().union(*layers)
+            if coupled and not any(coupled <= layer for layer in layers):
+                return f"couples {', '.join(sorted(coupled)[:3])}, which are not one layer here"
+            if coupled and coupled not in layers:
+                (layer,) = (layer for layer in layers if coupled <= layer)
+                return f"does not couple {sorted(layer - coupled)[0]} with {sorted(coupled)[0]}"
+    except Exception as error:  # its own limits are no fault of the network's
+        return f"fails: {type(error).__name__}: {error}"
+    return "agrees"
 
 
 def main() -> None:
@@ -224,6 +254,18 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
     for _, found in rows:
         for note, count in Counter(found.get("frozen", [])).items():
             lines.append(f"- {found['source']}, {count} convolutions {note}")
+    peers = Counter(found["peer"].split()[0].strip(":") for found in traced if "peer" in found)
+    lines += ["", "## Beside Torch-Pruning", ""]
+    lines.append(
+        f"Its groups, found by another way, are the same layers for {peers['agrees']} networks; it "
+        f"fails for {peers['fails']}. Where both differ the networks here have run in all ways, with "
+        "the sizes that they were given:"
+    )
+    lines += [
+        f"- {found['source']}: Torch-Pruning {found['peer']}"
+        for found in traced
+        if found.get("peer", "agrees").startswith(("couples", "does not"))
+    ]
     titles = ("network", "family", "parameters", "layers", "images", "ways", "trace s", "rebuild s")
     lines += ["", "## All", "", f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * 6}"]
     for family, found in rows:
