@@ -257,8 +257,8 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
     peers = Counter(found["peer"].split()[0].strip(":") for found in traced if "peer" in found)
     lines += ["", "## Beside Torch-Pruning", ""]
     lines.append(
-        f"Its groups, found by another way, are the same layers for {peers['agrees']} networks; it "
-        f"fails for {peers['fails']}. Where both differ the networks here have run in all ways, with "
+        f"Its groups, found by another way, are the same layers for {peers['agrees']} networks; "
+        f"it fails for {peers['fails']}. Where both differ, the networks here have run, with "
         "the sizes that they were given:"
     )
     lines += [

@@ -1,5 +1,6 @@
 """Any network's filters, redistributed: layers found by a trace, budgets kept, modules whole."""
 
+import copy
 import json
 import math
 from functools import partial
@@ -7,6 +8,7 @@ from functools import partial
 import pytest
 import timm
 import torch
+from timm.models._features import FeatureGetterNet
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -14,7 +16,9 @@ from torch.utils.flop_counter import FlopCounterMode
 import fredist
 from fredist import TEMPLATES, make_network, rebuild, redistribute
 from fredist.coupled import study
+from fredist.measure import passes_ms
 
+CPU = torch.device("cpu")
 quietly = partial(redistribute, quiet=True)
 
 
@@ -68,7 +72,7 @@ def test_each_kind_of_coupling_is_found_and_rebuilt():
     wish = math.floor(1.5 * sum(table["before"]) / 6 + 0.5)
     assert all(abs(after - wish) <= 4 for after in table["after"])
     noted = table.loc[table["after"] != wish, "note"]
-    assert noted.str.contains(f"{wish} does not divide as it must").all()
+    assert noted.str.contains(f"{wish} would not run").all()
     shapes = sizes(model)
     assert shapes["stem.weight"][0] == shapes["project.weight"][0] == table.after["stem"]
     assert shapes["squeeze.weight"][0] == round(table.after["expand"] * 9 / 36)  # its proportion
@@ -131,6 +135,20 @@ def test_budgets_choose_the_largest_width_that_fits():
         quietly("vgg19", "uniform", like="params", macs=1e6)
 
 
+def test_latency_is_met_by_the_slowest_that_it_may_be():
+    model = quietly("vgg19", "uniform", latency=3.0, in_chans=1)
+    found = model.redistribution
+    assert found.width in [step / 20 for step in range(1, 100)]
+    wider = quietly("vgg19", "uniform", found.width + 0.5, in_chans=1)
+    images = torch.rand(1, 1, 32, 32)
+    fast, slow = (min(passes_ms(partial(m.eval(), images), CPU, 0.1)) for m in (model, wider))
+    assert fast <= 3.0 < slow
+    with pytest.raises(
+        ValueError, match="expected a latency that one of the widths reaches, got 0"
+    ):
+        quietly("vgg19", "uniform", latency=1e-4)
+
+
 def test_a_network_is_rebuilt_from_json_alone():
     model = quietly("mobilenetv3_small_050", "reverse", 0.7, image_size=64, num_classes=10)
     text = model.redistribution.to_json()
@@ -161,6 +179,8 @@ def test_timms_bookkeeping_is_right_afterwards():
         maps = model.forward_intermediates(images, intermediates_only=True)
         assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
         assert model.get_classifier().in_features == model.head_hidden_size
+        getter = FeatureGetterNet(copy.deepcopy(model), out_indices=(1, 3))
+        assert [m.shape[1] for m in getter(images)] == getter.feature_info.channels()
         model.reset_classifier(3)
         assert model(images).shape == (2, 3)
         exported = torch.export.export(model, (images,)).module()
@@ -201,6 +221,27 @@ def test_what_cannot_be_done_is_a_sentence():
         ValueError, match=r"expected a network that torch\.export traces with images"
     ):
         quietly("torchvision/alexnet", "uniform", image_size=16)
+
+
+class Partial(nn.Module):
+    """ReXNet's sum: the first channels are added to, the others are new."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.stem = 16, nn.Conv2d(3, 16, 3)
+        self.wider, self.head = nn.Conv2d(16, 24, 3, padding=1), nn.Linear(24, 2)
+
+    def forward(self, images):
+        x = self.stem(images)
+        y = self.wider(x)
+        y = torch.cat([y[:, : self.inside] + x, y[:, self.inside :]], 1)
+        return self.head(y.mean((2, 3)))
+
+
+def test_a_slice_is_never_wider_than_what_it_is_cut_from():
+    model = quietly(Partial(), "reverse", image_size=8)
+    rows = model.redistribution.rows
+    assert [(row.after, row.note) for row in rows] == [(24, ""), (25, "16 would not run")]
 
 
 class Branching(nn.Module):

@@ -298,14 +298,15 @@ def _size(size) -> Size:
 
 
 def _guards(node: torch.fx.Node) -> tuple[str, ...]:
-    """Return what must hold beyond equal sizes: divisions without remainder.
+    """Return what must hold beyond sizes that are one: sums, remainders, slices that are there.
 
     The shape environment is not PyTorch's public API: tested with the versions that the lock
     allows. Without its guards a wrong width would still be found, by the final forward pass.
     """
     environment = node.meta["val"].fake_mode.shape_env
     found = (str(environment.replace(guard.expr)) for guard in environment.guards)
-    return tuple(dict.fromkeys(g for g in found if g.startswith("Eq") and symbols(g)))
+    # What is unequal only chose a way through PyTorch's own code; equal and ordered sizes count.
+    return tuple(dict.fromkeys(g for g in found if symbols(g) and not g.startswith("Ne")))
 
 
 def _behind(node: torch.fx.Node) -> set[torch.fx.Node]:
