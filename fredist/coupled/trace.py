@@ -164,7 +164,7 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
     named = dict(zip(tensors, shapes, strict=False))
     guards = _guards(held[0])
     attributes |= dict(_unread(attributes, named, sizes, guards))
-    attributes |= {(m, "groups", None): named[f"{m}.weight"][0] for m in runner.depthwise}
+    attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
     returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
     outputs = {symbol for size in returned for symbol in symbols(_size(size))}
@@ -193,18 +193,20 @@ class _Runner:
         self.places = dict(_places(model, channels))
         convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
         self.convs = convs
-        self.depthwise = [
-            name for name, m in convs.items() if 1 < m.groups == m.in_channels == m.out_channels
-        ]
+        self.groups = {}  # of depthwise convolutions, which follow what they read
 
     def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor):
         tensors = dict(zip(self.names, inputs, strict=False))
         stand_ins = inputs[len(tensors) :]
         integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
-        integers |= {(m, "groups", None): tensors[f"{m}.weight"].shape[0] for m in self.depthwise}
         before = [(module, dict(vars(module))) for module in self.model.modules()]
         hooks = [
-            conv.register_forward_hook(partial(self._note, n)) for n, conv in self.convs.items()
+            hook
+            for name, conv in self.convs.items()
+            for hook in (
+                conv.register_forward_pre_hook(partial(self._group, name)),
+                conv.register_forward_hook(partial(self._note, name)),
+            )
         ]
         self.ran.clear()
         set_integers(self.model, integers)
@@ -215,6 +217,13 @@ class _Runner:
                 hook.remove()
             for module, state in before:
                 vars(module).update(state)
+
+    def _group(self, name: str, conv: nn.Module, inputs: tuple) -> None:
+        """A depthwise convolution has as many groups as channels, whatever their number."""
+        if 1 < conv.groups == conv.in_channels:
+            same = conv.in_channels == conv.out_channels
+            self.groups[name] = conv.weight.shape[0] if same else inputs[0].shape[1]
+            vars(conv)["groups"] = self.groups[name]
 
     def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
         self.ran.append((name, inputs[0].shape[1], maps.shape))
