@@ -14,7 +14,7 @@ from functools import partial
 from itertools import islice, product
 from math import floor
 
-from .trace import Channels, Size, evaluate, symbols
+from .channels import Channels, Size, evaluate, symbols
 
 _TRIES = 500  # of numbers of filters for one layer, until what follows from one has a solution
 _SEARCH = 8192  # how far from the wished filters numbers that run are looked for

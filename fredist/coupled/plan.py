@@ -9,10 +9,11 @@ from torch import nn
 from .. import templates
 from ..networks import FAMILIES, make_network
 from . import sources
+from .channels import evaluate
 from .groups import Group, make_groups
 from .layers import Layers, find_layers
 from .redistribution import Redistribution, Row
-from .trace import evaluate, trace
+from .trace import trace
 
 
 @dataclass(frozen=True)
