@@ -128,9 +128,10 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
 
 @lru_cache(maxsize=32)
 def _study(source: str, image_size: int | None, options: tuple) -> Traced:
-    options = dict(options)
-    built = sources.create(*source.split("/"), **options)
-    shape = sources.image_shape(built, options.get("in_chans", 3), image_size)
+    library, name = source.split("/")
+    options, size = dict(options), image_size or sources.own_size(library, name)
+    built = sources.create(library, name, **options)
+    shape = sources.image_shape(built, options.get("in_chans", 3), size)
     return Traced(source, options, shape, find_layers(trace(built, shape)))
 
 
