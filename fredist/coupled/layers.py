@@ -46,11 +46,29 @@ class Layers:
     def solve(self, wished: Sequence[int]) -> dict[str, int]:
         """Return every symbol's value for the layers' filters, as near as the forward pass allows.
 
+        Where a layer has no number that would run, the one before on which that depends gets more.
+
         Raises
         ------
         ValueError
-            If no number near the wished one would run.
+            If that does not help either.
         """
+        wished = list(wished)
+        for _ in range(_TRIES):
+            try:
+                return self._solve(wished)
+            except _Unsolvable as problem:
+                before = [
+                    i
+                    for i, layer in enumerate(self.layers)
+                    if layer.name != problem.name and set(layer.free) & problem.depends
+                ]
+                if not before:
+                    raise ValueError(str(problem)) from None
+                wished[before[-1]] += 1 + wished[before[-1]] // 16
+        raise ValueError(f"expected numbers of filters that run, got none near {wished}")
+
+    def _solve(self, wished: Sequence[int]) -> dict[str, int]:
         solver, wished = _Solver(self.channels), iter(wished)
         for conv in self.channels.convs:
             solver.follow(conv.name, conv.inputs)
@@ -95,7 +113,11 @@ def find_layers(channels: Channels) -> Layers:
 
 
 class _Unsolvable(Exception):
-    """An equation has no solution for what was decided before."""
+    """A size has no value that would run, for those that were decided before it depends on."""
+
+    def __init__(self, name: str, wished: int, depends: Iterable[str] = ()):
+        super().__init__(f"expected {wished} filters, or near that, for {name}: none would run")
+        self.name, self.depends = name, set(depends)
 
 
 class _Solver:
@@ -123,7 +145,8 @@ class _Solver:
                 self._propagate()
                 return
             self.values, self.equations = before
-        raise ValueError(f"expected {wished} filters, or near that, for {name}: none would run")
+        known = [symbol for guard in self._guards_of(free) for symbol in symbols(guard)]
+        raise _Unsolvable(name, wished, [symbol for symbol in known if symbol in self.values])
 
     def follow(self, name: str, size: Size, beside: Iterable[Size] = ()) -> None:
         """Decide an expression's unknown symbols in the proportion of what is known already.
@@ -175,7 +198,7 @@ class _Solver:
                     tries = self._nearest(partial(evaluate, side), free[0] or free[1], wished)
                     off, self.values = next(tries, (1, None))
                     if off:
-                        raise _Unsolvable
+                        raise _Unsolvable(side, wished)
                     changed = True
             waiting = left
         self.equations = waiting
