@@ -15,9 +15,10 @@ from .coupled import Redistribution, study
 from .coupled.plan import Papers, Traced
 from .networks import FAMILIES
 from .networks.budget import largest
-from .style import TEMPLATE_LOOKS, TEXT_WIDTH, Picture, applied
+from .style import TEMPLATE_LOOKS, Picture, applied
 from .tables import TEMPLATE_LABELS
 
+PAGE_WIDTH = 5.6  # inches of a figure
 BY = ("width", "params", "macs")
 OPEN = "…"
 MOST = 100.0  # of widths and of budgets: beyond, networks are only large
@@ -107,9 +108,9 @@ class Answer:
         edges = [i + 0.5 for i in range(len(frame) + 1)]
         with applied():
             # Without constrained layout, which takes as long again: a page waits for this.
-            figure = Picture((TEXT_WIDTH, 2.5), layout="none")
+            figure = Picture((PAGE_WIDTH, 2.3), layout="none")
             axis = figure.subplots(
-                gridspec_kw={"left": 0.075, "right": 0.995, "bottom": 0.15, "top": 0.86}
+                gridspec_kw={"left": 0.09, "right": 0.995, "bottom": 0.17, "top": 0.86}
             )
             axis.stairs(frame["before"], edges, fill=True, color="0.87", label="Original")
             look = {"color": color, "linewidth": 1.5, "label": "Redistributed"}
@@ -176,8 +177,8 @@ def answer(state: State, known: Papers | Traced | None = None) -> Answer:
 def curve(label: str, losses: list[tuple], top1s: list[tuple]) -> Picture:
     """Return a training so far: (epochs, loss) and (epochs, accuracy on the test images)."""
     with applied():
-        figure = Picture((TEXT_WIDTH, 2.2), layout="none")
-        place = {"left": 0.075, "right": 0.93, "bottom": 0.18, "top": 0.86}
+        figure = Picture((PAGE_WIDTH, 2), layout="none")
+        place = {"left": 0.09, "right": 0.92, "bottom": 0.2, "top": 0.86}
         axis = figure.subplots(gridspec_kw=place)
         right = axis.twinx()
         axis.plot(*zip(*losses, strict=True), color="0.55", label="Loss (left)")

@@ -62,8 +62,8 @@ class Explorer:
             description="Network", continuous_update=False, **names, **wide
         )
         self.template = widgets.Dropdown(description="Template", options=labels, **wide)
-        self.by = widgets.Dropdown(description="Choose", options=list(_BY.items()), **wide)
-        self.amount = widgets.FloatText(description="Value", step=0.01, **wide)
+        self.by = widgets.Dropdown(description="Set the", options=list(_BY.items()), **wide)
+        self.amount = widgets.FloatText(description="to", step=0.01, **wide)
         self.num_classes = widgets.IntText(description="Classes", **wide)
         self.image_size = widgets.IntText(description="Image size", **wide)
         self._inputs = {name: getattr(self, name) for name in State.__dataclass_fields__}
@@ -117,7 +117,7 @@ class Explorer:
         return lambda *told: self._loop.call_soon_threadsafe(heed, *told)
 
     def _slid(self) -> None:
-        self.amount.value = self.slider.value
+        self.amount.value = round(self.slider.value, 2)
 
     def _typed(self) -> None:
         if self.slider.min <= self.amount.value <= self.slider.max:

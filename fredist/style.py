@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 COLUMN_WIDTH, TEXT_WIDTH = 3.25, 6.75  # inches
 DPI = 300
-SCREEN_DPI = 130  # of what a page shows
+SCREEN_DPI = 150  # of what a page shows
 SMALL = 5  # points: what stands under a panel's title
 
 STYLE: Mapping[str, object] = MappingProxyType(
