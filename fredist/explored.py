@@ -88,7 +88,7 @@ class Answer:
         Examples
         --------
         >>> answer(State("mobilenet", "uniform")).numbers.loc["Parameters"].tolist()
-        ['3,217,226', '361,194', '0.11']
+        ['3,217,226', '360,187', '0.11']
         """
         pairs = {"Filters, all layers": tuple(self.filters.sum())}
         pairs |= {"Parameters": self.found.params, "MACs, one image": self.found.macs}

@@ -30,6 +30,7 @@ _STYLE = """<style>
 .fredist table {margin: 0; font-variant-numeric: tabular-nums} .fredist td {text-align: right}
 .fredist pre {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 16em; overflow: auto;
 user-select: text; line-height: 1.5}
+.fredist .jp-RenderedHTMLCommon {max-height: 24em; overflow: auto}
 .fredist .wrong {color: var(--jp-error-color1, #d32f2f)} .fredist p {line-height: 1.5; margin: 0}
 </style>"""
 
@@ -81,11 +82,11 @@ class Explorer:
         self.epochs = widgets.BoundedIntText(4, min=1, max=100, description="Epochs")
         self.train = widgets.Button(description="Train", button_style="primary")
         self.train.on_click(told(self._train_or_stop))
-        self.status, self.numbers, self.python, self.json, self.layers, self.trained = (
-            widgets.HTML() for _ in range(6)
-        )
+        self.status, self.numbers, self.trained = (widgets.HTML() for _ in range(3))
+        self.python, self.json, self.layers = (widgets.HTML() for _ in range(3))
         self.plot, self.curve = (widgets.Image(layout=layout(max_width="100%")) for _ in range(2))
-        self.curve.layout.display = "none"  # until there is one
+        self.curve.layout.max_width, self.curve.layout.display = "640px", "none"  # till it is drawn
+        self.numbers.layout.min_height = "190px"  # nothing below it jumps
         self.trained.value = _text(_TRAINS.format(*live.IMAGES, live.RECIPE.batch_size))
 
         # In the order in which one chooses, the slider below its number.
@@ -117,11 +118,12 @@ class Explorer:
         return lambda *told: self._loop.call_soon_threadsafe(heed, *told)
 
     def _slid(self) -> None:
-        self.amount.value = round(self.slider.value, 2)
+        if round(self.slider.value, 2) != round(self.amount.value, 2):  # else it was typed
+            self.amount.value = round(self.slider.value, 2)
 
     def _typed(self) -> None:
         if self.slider.min <= self.amount.value <= self.slider.max:
-            self.slider.value = self.amount.value
+            self.slider.value = round(self.amount.value, 2)
 
     def _soon(self) -> None:
         if self._due is None:  # else it is near: a slider that moves is answered as it moves
@@ -161,7 +163,7 @@ class Explorer:
         self.plot.value, self.plot.layout.visibility = found.figure._repr_png_(), "visible"
         self.numbers.value = _table(found.numbers)
         self.python.value, self.json.value = _text(found.python), _text(found.json)
-        self.layers.value = _table(found.filters)
+        self.layers.value = _table(found.found.table, index=False)
         return self._measure_at_rest()
 
     def _measure_at_rest(self) -> None:
@@ -172,9 +174,9 @@ class Explorer:
 
     def _measure(self) -> None:
         if self._training is not None:
-            self._say("Memory and time are taken after the training.")
+            self._say("Memory and time are measured after the training.")
         elif self._answer is not None:
-            self._say("Taking memory and time.", busy=True)
+            self._say("Measuring memory and time.", busy=True)
             tell = self._later(self._measured, self._state)
             _MEASURING.start(live.measure, self._answer.found, tell)
 
@@ -184,7 +186,8 @@ class Explorer:
             self._answer = replace(self._answer, measured=measured)
             self.numbers.value = _table(self._answer.numbers)
         else:
-            self._say(_sentence(content) if content else "", wrong=bool(content))
+            said = _sentence(content) if content else "Memory and time are measured."
+            self._say(said, wrong=bool(content))
 
     def _stop_or_again(self) -> None:
         if self.again.description == "Again":
@@ -200,7 +203,7 @@ class Explorer:
         elif self._answer is not None:
             _MEASURING.stop()
             self._training, self._losses, self._top1s = self._answer, [], []
-            self._say("Memory and time are taken after the training.")
+            self._say("Memory and time are measured after the training.")
             self.train.description, self.train.button_style = "Stop", "warning"
             self.trained.value = _text("Starting.")
             task = self._answer.found, self.dataset.value, self.epochs.value
@@ -250,5 +253,5 @@ def _text(text: str, *, wrong: bool = False, tag: str = "pre") -> str:
     return f'<{tag} class="{"wrong" if wrong else ""}">{html.escape(text)}</{tag}>'
 
 
-def _table(frame) -> str:
-    return f'<div class="jp-RenderedHTMLCommon">{frame.to_html(border=0)}</div>'
+def _table(frame, *, index: bool = True) -> str:
+    return f'<div class="jp-RenderedHTMLCommon">{frame.to_html(border=0, index=index)}</div>'
