@@ -59,9 +59,8 @@ class Explorer:
         wide = {"style": {"description_width": "90px"}, "layout": layout(width="330px")}
         labels = [(label, name) for name, label in TEMPLATE_LABELS.items()]
         names = {"options": list(FAMILIES), "placeholder": "vgg19, or one of timm's"}
-        self.model = widgets.Combobox(
-            description="Network", continuous_update=False, **names, **wide
-        )
+        names["continuous_update"] = False  # half a name is none
+        self.model = widgets.Combobox(description="Network", **names, **wide)
         self.template = widgets.Dropdown(description="Template", options=labels, **wide)
         self.by = widgets.Dropdown(description="Set the", options=list(_BY.items()), **wide)
         self.amount = widgets.FloatText(description="to", step=0.01, **wide)
@@ -99,9 +98,8 @@ class Explorer:
         tabs["Training"] = widgets.VBox([training, self.trained, self.curve])
         below = widgets.Tab(list(tabs.values()), titles=list(tabs))
         above = widgets.HBox([chosen, shown], layout=layout(flex_flow="row wrap"))
-        self.page = widgets.VBox(
-            [widgets.HTML(_STYLE, layout=layout(display="none")), above, below]
-        )
+        style = widgets.HTML(_STYLE, layout=layout(display="none"))
+        self.page = widgets.VBox([style, above, below])
         self.page.add_class("fredist")
 
     def _told(self, do: Callable) -> Callable:
@@ -208,6 +206,8 @@ class Explorer:
             self.trained.value = _text("Starting.")
             task = self._answer.found, self.dataset.value, self.epochs.value
             _TRAINING.start(live.train, task, self._later(self._trained, self._training))
+        else:
+            self.trained.value = _text("Choose a network first.", wrong=True)
 
     def _trained(self, kind: str, content) -> None:
         if kind == "news":

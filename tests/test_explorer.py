@@ -21,9 +21,15 @@ from fredist.workers import Failure
 NARROW = answer(State("vgg19", "uniform", "width", 0.05)).found
 
 
-@pytest.mark.parametrize("model", FAMILIES)
 @pytest.mark.parametrize(
-    ("by", "amount"), [("width", 0.3), ("macs", 1.0), ("macs", 0.123), ("params", 0.25)]
+    ("model", "by", "amount"),
+    [
+        ("vgg19", "width", 0.3),
+        ("vgg19", "macs", 1.0),
+        ("resnet50", "macs", 0.123),
+        ("inception", "params", 1.0),
+        ("mobilenet", "params", 0.25),
+    ],
 )
 def test_the_three_lines_and_the_json_give_the_network_that_is_shown(model, by, amount):
     shown = answer(State(model, "quadratic", by, amount, num_classes=7, image_size=24))
@@ -211,8 +217,12 @@ def opened(monkeypatch):
     return lambda work: asyncio.run(start(work))
 
 
-async def rest():
-    await asyncio.sleep(0.3)
+async def rest(page):
+    """Wait until all that was posted is done, and what follows from it."""
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        while page._due is not None:
+            await asyncio.sleep(0.01)
 
 
 def test_changes_that_come_together_are_answered_once(opened, monkeypatch):
@@ -220,15 +230,15 @@ def test_changes_that_come_together_are_answered_once(opened, monkeypatch):
     monkeypatch.setattr(explorer, "answer", lambda s, k: answered.append(s) or answer(s, k))
 
     async def work(page, measuring, training):
-        await rest()
+        await rest(page)
         answered.clear()
         for step in range(50):
             page.slider.value = 1 - step / 100
-        await rest()
+        await rest(page)
         assert [state.amount for state in answered] == [0.51]
         assert "macs=203049523" in page.python.value
         page.amount.value = 0.4433  # finer than the slider's steps, and stays
-        await rest()
+        await rest(page)
         assert (page.amount.value, page.slider.value) == (0.4433, 0.44)
 
     opened(work)
@@ -236,23 +246,23 @@ def test_changes_that_come_together_are_answered_once(opened, monkeypatch):
 
 def test_what_an_earlier_choice_has_measured_is_dropped(opened):
     async def work(page, measuring, training):
-        await rest()
+        await rest(page)
         (_, _, named), (asked, found, tell) = measuring.asked
         assert (asked, found) == (live.measure, page._answer.found)
         named("result", ["vgg19", "resnet18"])
         tell("news", ("memory", (2e6, 1e6)))
-        await rest()
+        await rest(page)
         assert page.model.options == ("vgg19", "resnet18")
         assert "2.0" in page.numbers.value
         page.template.value = "quadratic"
-        await rest()
+        await rest(page)
         tell("news", ("memory", (2e6, 1e6)))
         tell("result", None)
-        await rest()
+        await rest(page)
         assert page.numbers.value.count("…") == 6
         assert page.again.description == "Stop"  # what is under way is the new one's
         measuring.asked[-1][2]("result", Failure("ValueError: expected <less>\nmore", ""))
-        await rest()
+        await rest(page)
         assert page.status.value == '<p class="wrong">Expected &lt;less&gt;.</p>'
 
     opened(work)
@@ -260,26 +270,26 @@ def test_what_an_earlier_choice_has_measured_is_dropped(opened):
 
 def test_a_traced_network_is_shown_when_it_comes_and_kept(opened):
     async def work(page, measuring, training):
-        await rest()
+        await rest(page)
         vgg19 = State().study()
         page.model.value = "resnet18"
-        await rest()
+        await rest(page)
         traced, state, tell = measuring.asked[-1]
         assert (traced, state.model, page.numbers.value) == (live.trace, "resnet18", "")
         assert "Tracing resnet18" in page.status.value
         page.model.value = "resnet34"
-        await rest()
+        await rest(page)
         tell("result", vgg19)  # of the network before
-        await rest()
+        await rest(page)
         assert page.numbers.value == ""
         measuring.asked[-1][2]("result", vgg19)  # stands in for it
-        await rest()
+        await rest(page)
         assert "20,035,018" in page.numbers.value
         assert measuring.asked[-1][0] == live.measure
         page.model.value = "mobilenet"
-        await rest()
+        await rest(page)
         page.model.value = "resnet34"
-        await rest()
+        await rest(page)
         assert [task.model for work, task, _ in measuring.asked if work == live.trace] == [
             "resnet18",
             "resnet34",
@@ -291,19 +301,19 @@ def test_a_traced_network_is_shown_when_it_comes_and_kept(opened):
 
 def test_what_is_wrong_shows_a_sentence_and_no_numbers(opened):
     async def work(page, measuring, training):
-        await rest()
+        await rest(page)
         page.amount.value = 0.0
-        await rest()
+        await rest(page)
         assert "above 0 as budget, got 0.0.</p>" in page.status.value
         assert page.numbers.value == page.python.value == page.json.value == ""
         assert page.plot.layout.visibility == "hidden"
         asked = len(measuring.asked)
         page.train.click()  # there is no network
-        await rest()
+        await rest(page)
         assert not training.asked
         assert len(measuring.asked) == asked
         page.amount.value = 1.0
-        await rest()
+        await rest(page)
         assert "20,035,018" in page.numbers.value
         assert page.plot.layout.visibility == "visible"
 
@@ -312,25 +322,25 @@ def test_what_is_wrong_shows_a_sentence_and_no_numbers(opened):
 
 def test_a_training_is_drawn_beside_other_choices_and_stops(opened):
     async def work(page, measuring, training):
-        await rest()
+        await rest(page)
         page.train.click()
-        await rest()
+        await rest(page)
         ((asked, task, tell),) = training.asked
         assert (asked, task) == (live.train, (page._answer.found, "digits", 4))
         page.template.value = "reverse"
         tell("news", ("loss", 0.5, 2.0))
-        await rest()
+        await rest(page)
         assert bytes(page.curve.value).startswith(b"\x89PNG")
         assert "0.50 epochs" in page.trained.value
         assert "after the training" in page.status.value
         asked = len(measuring.asked)
         page.train.click()
-        await rest()
+        await rest(page)
         assert (training.stops, page.train.description) == (1, "Train")
         assert len(measuring.asked) == asked + 1
         before = bytes(page.curve.value)
         tell("news", ("loss", 0.6, 1.0))
-        await rest()
+        await rest(page)
         assert bytes(page.curve.value) == before
 
     opened(work)
