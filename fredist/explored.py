@@ -82,6 +82,13 @@ class Answer:
         return table.map(lambda size: sum(size) / len(size) if isinstance(size, tuple) else size)
 
     @property
+    def layers(self) -> pd.DataFrame:
+        """The redistribution's table, with the paper's numbers of layers in front."""
+        names = {"before": "Original", "after": "Redistributed"}
+        table = self.found.table.rename(columns=names).rename(columns=str.capitalize)
+        return table.set_index(pd.RangeIndex(1, len(table) + 1))
+
+    @property
     def numbers(self) -> pd.DataFrame:
         """What both networks have and cost, as text; what is not measured yet is left open.
 

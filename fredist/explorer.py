@@ -43,7 +43,7 @@ class Explorer:
 
     def __init__(self):
         self._state = self._answer = self._training = self._due = self._resting = None
-        self._known, self._losses, self._top1s = {}, [], []
+        self._known = {}
         if not is_plain():
             self._loop = asyncio.get_running_loop()
             self._make(State())
@@ -57,11 +57,11 @@ class Explorer:
     def _make(self, state: State) -> None:
         layout, told = widgets.Layout, self._told
         wide = {"style": {"description_width": "90px"}, "layout": layout(width="330px")}
-        labels = [(label, name) for name, label in TEMPLATE_LABELS.items()]
+        labels = zip(TEMPLATE_LABELS.values(), TEMPLATE_LABELS, strict=True)
         names = {"options": list(FAMILIES), "placeholder": "vgg19, or one of timm's"}
         names["continuous_update"] = False  # half a name is none
         self.model = widgets.Combobox(description="Network", **names, **wide)
-        self.template = widgets.Dropdown(description="Template", options=labels, **wide)
+        self.template = widgets.Dropdown(description="Template", options=list(labels), **wide)
         self.by = widgets.Dropdown(description="Set the", options=list(_BY.items()), **wide)
         self.amount = widgets.FloatText(description="to", step=0.01, **wide)
         self.num_classes = widgets.IntText(description="Classes", **wide)
@@ -94,13 +94,12 @@ class Explorer:
         chosen = widgets.VBox(column, layout=layout(flex="0 0 350px"))
         shown = widgets.VBox([self.plot, self.numbers], layout=layout(flex="1 1 500px"))
         training = widgets.HBox([self.dataset, self.epochs, self.train])
-        tabs = {"Python": self.python, "Layers": self.layers, "JSON": self.json}
-        tabs["Training"] = widgets.VBox([training, self.trained, self.curve])
-        below = widgets.Tab(list(tabs.values()), titles=list(tabs))
+        tabs = [self.python, self.layers, self.json]
+        tabs.append(widgets.VBox([training, self.trained, self.curve]))
+        below = widgets.Tab(tabs, titles=["Python", "Layers", "JSON", "Training"])
         above = widgets.HBox([chosen, shown], layout=layout(flex_flow="row wrap"))
         style = widgets.HTML(_STYLE, layout=layout(display="none"))
-        self.page = widgets.VBox([style, above, below])
-        self.page.add_class("fredist")
+        self.page = widgets.VBox([style, above, below]).add_class("fredist")
 
     def _told(self, do: Callable) -> Callable:
         """Return what a widget calls, in whatever thread."""
@@ -136,8 +135,7 @@ class Explorer:
         self._due = None
         _MEASURING.stop()
         try:
-            given = {name: widget.value for name, widget in self._inputs.items()}
-            self._state = State(**given | {"model": given["model"].strip()})
+            self._state = State(**{name: widget.value for name, widget in self._inputs.items()})
         except (ValueError, TypeError) as error:
             return self._fail(error)
         known = self._known.get(self._state.key) or self._state.known()
@@ -156,12 +154,11 @@ class Explorer:
     def _show(self, known) -> None:
         try:
             self._answer = found = answer(self._state, known)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # of whatever kind: what was shown before is another network
             return self._fail(error)
         self.plot.value, self.plot.layout.visibility = found.figure._repr_png_(), "visible"
-        self.numbers.value = _table(found.numbers)
         self.python.value, self.json.value = _text(found.python), _text(found.json)
-        self.layers.value = _table(found.found.table, index=False)
+        self.numbers.value, self.layers.value = map(_table, (found.numbers, found.layers))
         return self._measure_at_rest()
 
     def _measure_at_rest(self) -> None:
@@ -172,6 +169,7 @@ class Explorer:
 
     def _measure(self) -> None:
         if self._training is not None:
+            _MEASURING.stop()
             self._say("Memory and time are measured after the training.")
         elif self._answer is not None:
             self._say("Measuring memory and time.", busy=True)
@@ -184,8 +182,7 @@ class Explorer:
             self._answer = replace(self._answer, measured=measured)
             self.numbers.value = _table(self._answer.numbers)
         else:
-            said = _sentence(content) if content else "Memory and time are measured."
-            self._say(said, wrong=bool(content))
+            self._say(_sentence(content or "memory and time are measured"), wrong=bool(content))
 
     def _stop_or_again(self) -> None:
         if self.again.description == "Again":
@@ -199,9 +196,8 @@ class Explorer:
             _TRAINING.stop()
             self._trained("result", "Stopped.")
         elif self._answer is not None:
-            _MEASURING.stop()
             self._training, self._losses, self._top1s = self._answer, [], []
-            self._say("Memory and time are measured after the training.")
+            self._measure()  # which has to wait
             self.train.description, self.train.button_style = "Stop", "warning"
             self.trained.value = _text("Starting.")
             task = self._answer.found, self.dataset.value, self.epochs.value
@@ -213,13 +209,12 @@ class Explorer:
         if kind == "news":
             what, *point = content
             (self._losses if what == "loss" else self._top1s).append(point)
-            label = f"{self._training.label}, on {self.dataset.label}"
-            self.curve.value = curve(label, self._losses, self._top1s)._repr_png_()
-            self.curve.layout.display = ""
+            drawn = curve(self._training.label, self._losses, self._top1s)
+            self.curve.value, self.curve.layout.display = drawn._repr_png_(), ""
             self.trained.value = _text(f"{self._losses[-1][0]:.2f} epochs")
         else:
-            said = _sentence(content) if content else "Trained."
-            self.trained.value = _text(said, wrong=isinstance(content, Failure))
+            wrong = isinstance(content, Failure)
+            self.trained.value = _text(_sentence(content or "trained"), wrong=wrong)
             self.train.description, self.train.button_style = "Train", "primary"
             self._training = None
             if self._answer is not None and len(self._answer.measured) < 2:
@@ -244,8 +239,7 @@ class Explorer:
 def _sentence(error: Exception | Failure | str) -> str:
     """Return what a user is told: the first line, without what Python calls the error."""
     said = error.error if isinstance(error, Failure) else str(error)
-    first = (said.splitlines() or ["no reason given"])[0]
-    first = re.sub(r"^(ValueError|TypeError|Diverged|MemoryError): ", "", first)
+    first = re.sub(r"^(ValueError|TypeError|Diverged): ", "", [*said.splitlines(), "no reason"][0])
     return first[:1].upper() + first[1:] + "." * (not first.endswith("."))
 
 
@@ -253,5 +247,5 @@ def _text(text: str, *, wrong: bool = False, tag: str = "pre") -> str:
     return f'<{tag} class="{"wrong" if wrong else ""}">{html.escape(text)}</{tag}>'
 
 
-def _table(frame, *, index: bool = True) -> str:
-    return f'<div class="jp-RenderedHTMLCommon">{frame.to_html(border=0, index=index)}</div>'
+def _table(frame) -> str:
+    return f'<div class="jp-RenderedHTMLCommon">{frame.to_html(border=0)}</div>'

@@ -132,8 +132,9 @@ class Worker:
         with self._turn:
             if stop.is_set():
                 return
-            # What it has to say of its troubles would stand on the page.
-            (connection,) = self._started or (_start(self._started, stderr=subprocess.DEVNULL),)
+            # What it prints, of its troubles for one, would stand on the page.
+            quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+            (connection,) = self._started or (_start(self._started, **quiet),)
             with suppress(OSError):  # it has died, which reading from it will show
                 connection.send(message)
             kind, deadline = "news", inf

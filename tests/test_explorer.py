@@ -233,7 +233,7 @@ def test_changes_that_come_together_are_answered_once(opened, monkeypatch):
         await rest(page)
         answered.clear()
         for step in range(50):
-            page.slider.value = 1 - step / 100
+            page.slider.value = page.amount.value = 1 - step / 100
         await rest(page)
         assert [state.amount for state in answered] == [0.51]
         assert "macs=203049523" in page.python.value
