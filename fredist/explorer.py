@@ -88,8 +88,7 @@ class Explorer:
         self.numbers.layout.min_height = "190px"  # nothing below it jumps
         self.trained.value = _text(_TRAINS.format(*live.IMAGES, live.RECIPE.batch_size))
 
-        # In the order in which one chooses, the slider below its number.
-        column = [*self._inputs.values(), self.again, self.status]
+        column = [*self._inputs.values(), self.again, self.status]  # as one chooses
         column.insert(4, self.slider)
         chosen = widgets.VBox(column, layout=layout(flex="0 0 350px"))
         shown = widgets.VBox([self.plot, self.numbers], layout=layout(flex="1 1 500px"))
