@@ -41,7 +41,7 @@ endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup lock lint format $(NOTEBOOKS) paper data publish lab \
-	test test-slow test-setup bench gpu-check clean
+	test test-slow test-setup bench coverage gpu-check clean
 
 help: ## list the targets
 	@sed -n 's/^\([^ :]*\):.*## /\1 /p' Makefile \
@@ -105,6 +105,9 @@ test-setup: setup ## build an environment on this one's torch, as TORCH=system d
 
 bench: setup ## time training and evaluation against the usual script [ARGS="--models vgg19"]
 	$(run) benchmarks.bench --train $(ARGS)
+
+coverage: setup ## redistribute every CNN of torchvision, one of each family in timm [ARGS=--all]
+	$(run) benchmarks.coverage $(ARGS)
 
 gpu-check: setup ## train, resume and measure on a CUDA device, compared with the CPU [ARGS]
 	$(run) pytest -m gpu -v -rs tests/test_gpu.py $(ARGS)

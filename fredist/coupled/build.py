@@ -14,19 +14,13 @@ from .trace import set_integers
 
 def resize(model: nn.Module, shapes: Mapping, integers: Mapping) -> None:
     """Give a newly built model new shapes, fresh values and new integers, in place."""
-    classifier, last = _ends(model)
+    read = _read_by_classifier(model)
     reshape(model, shapes)
     set_integers(model, integers)
     for module in model.modules():
         _agree(module)
-    # timm's own bookkeeping: which widths features have, and what the classifier reads.
-    new_classifier, new_last = _ends(model)
-    for name in ("num_features", "head_hidden_size"):
-        size = getattr(model, name, None)
-        if size is not None and size == classifier:
-            setattr(model, name, new_classifier)
-        elif size is not None and size == last:
-            setattr(model, name, new_last)
+    if read is not None and getattr(model, "head_hidden_size", None) == read:
+        model.head_hidden_size = _read_by_classifier(model)
 
 
 @torch.no_grad()
@@ -45,7 +39,11 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
             hooks.append(module.register_forward_hook(partial(_note_channels, info)))
     device = next(model.parameters()).device
     try:
-        model.eval()(torch.rand(2, *image_shape, device=device))
+        images = torch.rand(1, *image_shape, device=device)
+        model.eval()(images)
+        if hasattr(model, "num_features") and hasattr(model, "forward_features"):
+            maps = model.forward_features(images)
+            model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
     except Exception as error:
         raise ValueError(
             f"expected the redistributed network to run, got {type(error).__name__}: "
@@ -62,12 +60,10 @@ def _note_channels(info: dict, _, __, maps) -> None:
         info["num_chs"] = maps.shape[1]
 
 
-def _ends(model: nn.Module) -> tuple[int | None, int | None]:
-    """Return how many features the classifier reads, and how many the last convolution makes."""
+def _read_by_classifier(model: nn.Module) -> int | None:
     classifier = model.get_classifier() if hasattr(model, "get_classifier") else None
     weight = getattr(classifier, "weight", None)
-    convs = [m for m in model.modules() if isinstance(m, _ConvNd) and m is not classifier]
-    return None if weight is None else weight.shape[1], convs[-1].weight.shape[0] if convs else None
+    return None if weight is None else weight.shape[1]
 
 
 def _agree(module: nn.Module) -> None:

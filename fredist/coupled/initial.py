@@ -26,7 +26,7 @@ class Fans(NamedTuple):
 # He's, LeCun's, PyTorch's default, Glorot's, and small constants.
 _LAWS: dict[str, tuple[Callable[[Fans], float], tuple[float, ...]]] = {
     "fan_in": (lambda f: 1 / sqrt(f.fan_in), (sqrt(2), 1.0, sqrt(1 / 3))),
-    "fan_out": (lambda f: 1 / sqrt(f.fan_out), (sqrt(2), 1.0)),
+    "fan_out": (lambda f: 1 / sqrt(f.fan_out), (sqrt(2), 1.0, sqrt(1 / 3))),
     "fan_out / groups": (lambda f: sqrt(f.groups / f.fan_out), (sqrt(2),)),
     "fan_in + fan_out": (lambda f: 1 / sqrt(f.fan_in + f.fan_out), (sqrt(2),)),
     "constant": (lambda f: 1.0, (0.02, 0.01, 0.001)),
@@ -76,7 +76,7 @@ def find_laws(model: nn.Module) -> dict[tuple[type, str], Callable[[Fans], float
                     and tensor.min() != tensor.max()
                 ):
                     fans = _fans(module, module.weight.shape)
-                    spreads[type(module), key].append((float(tensor.std()), fans))
+                    spreads[type(module), key].append((float(tensor.detach().std()), fans))
     return {where: _find_law(found) for where, found in spreads.items()}
 
 

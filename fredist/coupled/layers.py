@@ -9,11 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
+from itertools import product
 from math import floor
 
 from .trace import Channels, Size, evaluate, symbols
 
-_SEARCH = 256  # how far from the wished filters a number that divides well is looked for
+_SEARCH = 8192  # how far from the wished filters numbers that run are looked for
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class Layers:
     frozen: Mapping[str, str]
 
     def solve(self, wished: Sequence[int]) -> dict[str, int]:
-        """Return every symbol's value for the layers' filters, as near as divisions allow.
+        """Return every symbol's value for the layers' filters, as near as the forward pass allows.
 
         Raises
         ------
         ValueError
-            If no number near the wished one divides as the network needs.
+            If no number near the wished one would run.
         """
         solver, wished = _Solver(self.channels), iter(wished)
         for conv in self.channels.convs:
@@ -65,24 +66,28 @@ def find_layers(channels: Channels) -> Layers:
     Symbols that contribute to one convolution's filters and are still free are one layer together:
     of a convolution whose output is split, the pieces keep their proportions.
     """
-    solver, found, frozen, owners = _Solver(channels), [], {}, {}
+    solver, found, frozen = _Solver(channels), [], {}
+    owners = dict.fromkeys(solver.values, -1)
     for conv in channels.convs:
         solver.follow(conv.name, conv.inputs)
         if not conv.spatial:
             continue
         if free := tuple(solver.unknown(conv.filters)):
-            filters, before = _part(conv.filters, free, channels.sizes), set(solver.values)
-            solver.decide(conv.name, conv.filters, filters)
-            owners |= dict.fromkeys(set(solver.values) - before, len(found))
+            filters = _part(conv.filters, free, channels.sizes)
             found.append(Layer(conv.name, (), filters, conv.filters, free))
-        owned = [owners[symbol] for symbol in symbols(conv.filters) if symbol in owners]
-        if owned:
-            layer = found[max(owned)]
-            found[max(owned)] = replace(layer, convs=(*layer.convs, conv.name))
+            solver.decide(conv.name, conv.filters, filters)
+        # What was decided since the layer before follows from this one.
+        for symbol in solver.values:
+            owners.setdefault(symbol, len(found) - 1)
+        owned = max((owners[symbol] for symbol in symbols(conv.filters)), default=-1)
+        if owned >= 0:
+            layer = found[owned]
+            found[owned] = replace(layer, convs=(*layer.convs, conv.name))
         elif symbols(conv.filters):
             frozen[conv.name] = "makes what the network returns"
         else:
-            frozen[conv.name] = "its forward pass allows this number alone"
+            one = conv.filters == 1
+            frozen[conv.name] = "has one filter" if one else "has the only number that runs"
     return Layers(channels, tuple(found), frozen)
 
 
@@ -170,18 +175,20 @@ class _Solver:
         here = part(self.values | original)
         slope = Fraction(part(self.values | {s: 2 * n for s, n in original.items()}) - here, total)
         middle = max(len(free), floor(total + (wished - here) / slope) if slope else total)
-        tries = range(max(len(free), middle - _SEARCH), middle + _SEARCH)
         best = None
-        for amount in sorted(tries, key=lambda amount: abs(amount - middle)):
-            if best and abs(amount - middle) > 2 + best[1]:
+        for off, sign in product(range(_SEARCH), (1, -1)):
+            if best and off > 2 + best[1]:
                 break
+            if (amount := middle + sign * off) < len(free):
+                continue
             values = self.values | _split(original, amount)
             if all(_holds(guard, values) for guard in guards):
-                off = abs(amount - middle)
-                distance = (abs(part(values) - wished), off, -amount, values)
-                best = min(best, distance) if best else distance
+                found = (abs(part(values) - wished), off, -amount, values)
+                best = min(best, found, key=lambda found: found[:3]) if best else found
         if best is None:
-            raise ValueError(f"expected filters near {wished} for {name}, got none with {guards}")
+            raise ValueError(
+                f"expected filters near {wished} for {name}, got none with {guards[0]}"
+            )
         self.values = best[3]
 
     def _guards_of(self, free: Iterable[str]) -> list[str]:

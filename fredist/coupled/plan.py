@@ -50,7 +50,7 @@ class Traced:
         for layer, after in zip(layers, self.found.filters(values), strict=True):
             asked, note = wished[layer.name], notes[layer.name]
             if after != asked:
-                note = "; ".join(filter(None, (note, f"{asked} does not divide as it must")))
+                note = "; ".join(filter(None, (note, f"{asked} would not run")))
             rows.append(Row(layer.name, len(layer.convs), layer.filters, after, note))
         sizes = {conv.name: conv.filters for conv in channels.convs}
         for name, reason in self.found.frozen.items():

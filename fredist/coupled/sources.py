@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from ..checks import closest
+from ..checks import check_integer, closest
 
 LIBRARIES = ("timm", "torchvision")
 
@@ -44,10 +44,11 @@ def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> 
     return torchvision.models.get_model(name, weights=None, **options)
 
 
-def image_shape(model: nn.Module, in_chans: int, image_size: int | None) -> tuple[int, int, int]:
+def image_shape(model: nn.Module, in_chans: int, image_size) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images a network is made for, or of that size."""
     if image_size is not None:
-        return in_chans, image_size, image_size
+        sizes = image_size if isinstance(image_size, tuple | list) else (image_size, image_size)
+        return in_chans, *(check_integer("image_size", size) for size in sizes)
     config = getattr(model, "default_cfg", None) or {}
     return in_chans, *config.get("input_size", (3, 224, 224))[1:]
 
@@ -66,6 +67,8 @@ def newly_built(model: nn.Module) -> nn.Module:
 def _names(library: str) -> Iterable[str]:
     if library == "timm":
         import timm
+
+        from ..networks import registry  # noqa: F401 - the paper's are timm's, too, by its names
 
         return timm.list_models()
     from torchvision import models

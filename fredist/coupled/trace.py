@@ -162,6 +162,8 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
     sizes = {name: size for name, size in pairs if symbols(name) == [name]}
     attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
     named = dict(zip(tensors, shapes, strict=False))
+    guards = _guards(held[0])
+    attributes |= dict(_unread(attributes, named, sizes, guards))
     attributes |= {(m, "groups", None): named[f"{m}.weight"][0] for m in runner.depthwise}
     returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
@@ -170,14 +172,13 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
         Conv(name, _size(inputs), _size(shape[1]), any(_size(s) != 1 for s in shape[2:]))
         for name, inputs, shape in runner.ran
     ]
-    guards = _guards(held[0])
     return Channels(
         sizes,
         named,
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(_products(nodes)),
+        tuple(_products(_behind(nodes[-1].args[0][0]))),
         guards,
         frozenset(outputs),
     )
@@ -259,6 +260,24 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
                         yield (name, attribute, place if listed else None), value
 
 
+def _unread(attributes, shapes, sizes, guards) -> Iterator[tuple]:
+    """Find what integers mean that no forward pass reads, such as a head's `in_features`.
+
+    If all tensors inside the module that have a dimension of that size have it by one expression,
+    it is that one; else nothing is known, and the integer stays.
+    """
+    read = {
+        symbol for shape in (guards, *shapes.values()) for size in shape for symbol in symbols(size)
+    }
+    for place, size in attributes.items():
+        if symbols(size) == [size] and size not in read:
+            inside = f"{place[0]}." if place[0] else ""
+            dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
+            same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
+            if len(same) == 1:
+                yield place, same.pop()
+
+
 def on_meta(model: nn.Module) -> nn.Module:
     """Return a copy of a model on the meta device, without copying its tensors first."""
     memo = {}
@@ -279,14 +298,25 @@ def _size(size) -> Size:
 
 
 def _guards(node: torch.fx.Node) -> tuple[str, ...]:
-    """Return what must hold beyond equal sizes: divisions without remainder.
+    """Return what must hold beyond sizes that are one: sums, remainders, slices that are there.
 
     The shape environment is not PyTorch's public API: tested with the versions that the lock
     allows. Without its guards a wrong width would still be found, by the final forward pass.
     """
     environment = node.meta["val"].fake_mode.shape_env
     found = (str(environment.replace(guard.expr)) for guard in environment.guards)
-    return tuple(dict.fromkeys(g for g in found if g.startswith("Eq") and symbols(g)))
+    # What is unequal only chose a way through PyTorch's own code; equal and ordered sizes count.
+    return tuple(dict.fromkeys(g for g in found if symbols(g) and not g.startswith("Ne")))
+
+
+def _behind(node: torch.fx.Node) -> set[torch.fx.Node]:
+    """Return all nodes that a node needs: what the first output costs, without auxiliary ones."""
+    found, waiting = set(), [node]
+    while waiting:
+        if (node := waiting.pop()) not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _products(nodes) -> Iterator[Size]:

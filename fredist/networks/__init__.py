@@ -7,6 +7,7 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from ..checks import closest
 from ..templates import TEMPLATES
 from .budget import largest_width
 from .families import FAMILIES, NETWORKS
@@ -66,6 +67,11 @@ def create_model(
 
     arguments = {"template": template, "width": width, "num_classes": num_classes}
     arguments |= {"in_chans": in_chans, "filters": filters, "convention": convention}
+    if isinstance(name, str) and name not in FAMILIES:
+        raise ValueError(
+            f"unknown model {name!r}{closest(name, FAMILIES)}; choose from {', '.join(FAMILIES)}; "
+            f"fredist.redistribute({name!r}, ...) takes any other network"
+        )
     return create(name, **arguments, **options)
 
 

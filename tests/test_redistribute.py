@@ -1,0 +1,278 @@
+"""Any network's filters, redistributed: layers found by a trace, budgets kept, modules whole."""
+
+import copy
+import json
+import math
+from functools import partial
+
+import pytest
+import timm
+import torch
+from timm.models._features import FeatureGetterNet
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+import fredist
+from fredist import TEMPLATES, make_network, rebuild, redistribute
+from fredist.coupled import study
+from fredist.measure import passes_ms
+
+CPU = torch.device("cpu")
+quietly = partial(redistribute, quiet=True)
+
+
+class Zoo(nn.Module):
+    """One of each kind of coupling: sums, concatenations, groups, splits, gates, a shuffle."""
+
+    def __init__(self, split=12):
+        super().__init__()
+        self.split, self.sizes = split, [8, 16]
+        self.stem = nn.Conv2d(3, 24, 3, 2, 1, bias=False)
+        self.norm = nn.GroupNorm(4, 24)
+        self.expand = nn.Conv2d(24, 36, 1)
+        self.depthwise = nn.Conv2d(36, 36, 3, padding=1, groups=36)
+        self.squeeze, self.excite = nn.Conv2d(36, 9, 1), nn.Conv2d(9, 36, 1)
+        self.project = nn.Conv2d(36, 24, 1)  # coupled with the stem by the sum
+        self.part = nn.Conv2d(12, 20, 3, padding=1)  # reads a slice of 24
+        self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=4)  # reads 12 + 20, shuffled
+        self.mixed = nn.Conv2d(32, 24, 1)  # whose filters are split into 8 and 16
+        self.small, self.large = nn.Conv2d(8, 10, 1), nn.Conv2d(16, 10, 3, padding=1)
+        self.scale = nn.Parameter(torch.ones(10, 1, 1))
+        self.dropped = nn.Conv2d(10, 6, 1)  # not used in the forward pass
+        self.hidden, self.classifier = nn.Linear(10 * 4, 30), nn.Linear(30, 7)
+
+    def forward(self, images):
+        x = self.norm(self.stem(images))
+        y = F.relu(self.depthwise(self.expand(x)))
+        y = y * self.excite(self.squeeze(y.mean((2, 3), keepdim=True))).sigmoid()
+        x = x + self.project(y)
+        x = torch.cat([x[:, : self.split], self.part(x[:, self.split :])], 1)
+        n, c, h, w = x.shape
+        x = x.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
+        small, large = torch.split(self.mixed(self.grouped(x)), self.sizes, 1)
+        x = self.scale * (self.small(small) + self.large(large))
+        return self.classifier(self.hidden(F.adaptive_avg_pool2d(x, 2).flatten(1)))
+
+
+def sizes(model):
+    return {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+
+
+def test_each_kind_of_coupling_is_found_and_rebuilt():
+    original = Zoo()
+    before = {name: tensor.clone() for name, tensor in original.state_dict().items()}
+    model = quietly(original, "uniform", 1.5, image_size=16)
+    table = model.redistribution.table.set_index("layer")
+    # By hand: stem with project, expand with depthwise, part, grouped, mixed, small with large.
+    assert table["before"].to_dict() == {
+        "stem": 24, "expand": 36, "part": 20, "grouped": 32, "mixed": 24, "small": 10,
+    }  # fmt: skip
+    assert table["convs"].tolist() == [2, 2, 1, 1, 1, 2]
+    wish = math.floor(1.5 * sum(table["before"]) / 6 + 0.5)
+    assert all(abs(after - wish) <= 4 for after in table["after"])
+    noted = table.loc[table["after"] != wish, "note"]
+    assert noted.str.contains(f"{wish} would not run").all()
+    shapes = sizes(model)
+    assert shapes["stem.weight"][0] == shapes["project.weight"][0] == table.after["stem"]
+    assert shapes["squeeze.weight"][0] == round(table.after["expand"] * 9 / 36)  # its proportion
+    assert model.depthwise.groups == model.depthwise.in_channels == table.after["expand"]
+    assert (model.grouped.groups, model.norm.num_channels) == (4, table.after["stem"])
+    assert sum(model.sizes) == table.after["mixed"]
+    assert 3 * model.sizes[0] == pytest.approx(table.after["mixed"], abs=3)
+    assert (type(model), model.training) == (Zoo, True)
+    model(torch.rand(2, 3, 16, 16)).sum().backward()
+    assert all(p.grad is not None for name, p in model.named_parameters() if "dropped" not in name)
+    # The original is as it was.
+    assert all(torch.equal(before[name], tensor) for name, tensor in original.state_dict().items())
+
+
+def test_the_base_at_width_one_is_the_original_to_the_last_parameter():
+    for name in ("mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5", "resnet18"):
+        plan = study(name, 64).plan("base", 1.0)
+        assert (plan.params[0], plan.shapes, plan.integers) == (plan.params[1], {}, ())
+
+
+@pytest.mark.parametrize("template", TEMPLATES)
+def test_traced_layers_agree_with_the_papers_own(template):
+    middle = {"vertex": "middle"} if template == "quadratic" else {}
+    stages = {"tie": [["conv1", "layer1"], "layer2", "layer3", "layer4"]}
+    last = {"fixed": ["blocks.4.1"]}
+    asked = {"vgg19": ({}, {}), "resnet50": (stages, {}), "mobilenet": (middle | last, middle)}
+    for model, (traced, own) in asked.items():
+        original = study(f"timm/fredist_{model}")
+        for width in (0.5, 1.3):
+            plan = original.plan(template, width, **traced)
+            network = make_network(model, template, width, **own)
+            assert (plan.params[1], plan.macs[1]) == (network.params, network.macs(32))
+    modules = [f"features.{i}" for i in (1, 2, 4, 5, 6, 7, 8, 10, 11)]
+    if template != "base":  # whose modules have six sizes of their own
+        network = make_network("inception", template, 0.5, **middle)
+        original = study("timm/fredist_inception")
+        plan = original.plan(filters=network.filters, groups=modules)
+        assert (plan.params[1], plan.macs[1]) == (network.params, network.macs(32))
+
+
+def test_budgets_choose_the_largest_width_that_fits():
+    original = study("mobilenetv3_small_050", 64, num_classes=10)
+    for what in ("params", "macs"):
+        model = quietly(
+            "mobilenetv3_small_050", "uniform", like=what, image_size=64, num_classes=10
+        )
+        found = model.redistribution
+        before, after = getattr(found, what)
+        assert after <= before < getattr(original.plan("uniform", found.width + 1e-4), what)[1]
+        assert sum(p.numel() for p in model.parameters()) == found.params[1]
+    small = quietly("vgg19", "uniform", params=100_000).redistribution
+    assert small.width == fredist.largest_width("vgg19", "uniform", params=100_000)
+    lean = quietly("vgg19", "reverse", memory=60e6).redistribution
+    assert 0.05 < lean.width < 0.5
+    with pytest.raises(ValueError, match=r"expected at least [\d,]+ as params.*, got 10"):
+        quietly("mobilenetv3_small_050", "uniform", params=10, image_size=64)
+    with pytest.raises(
+        ValueError, match="expected one of width, like and a budget, got macs, like"
+    ):
+        quietly("vgg19", "uniform", like="params", macs=1e6)
+
+
+def test_latency_is_met_by_the_slowest_that_it_may_be():
+    model = quietly("vgg19", "uniform", latency=3.0, in_chans=1)
+    found = model.redistribution
+    assert found.width in [step / 20 for step in range(1, 100)]
+    wider = quietly("vgg19", "uniform", found.width + 0.5, in_chans=1)
+    images = torch.rand(1, 1, 32, 32)
+    fast, slow = (min(passes_ms(partial(m.eval(), images), CPU, 0.1)) for m in (model, wider))
+    assert fast <= 3.0 < slow
+    with pytest.raises(
+        ValueError, match="expected a latency that one of the widths reaches, got 0"
+    ):
+        quietly("vgg19", "uniform", latency=1e-4)
+
+
+def test_a_network_is_rebuilt_from_json_alone():
+    model = quietly("mobilenetv3_small_050", "reverse", 0.7, image_size=64, num_classes=10)
+    text = model.redistribution.to_json()
+    again = rebuild(text)
+    assert (sizes(again), again.redistribution) == (sizes(model), model.redistribution)
+    again.load_state_dict(model.state_dict())
+    images = torch.rand(2, 3, 64, 64)
+    assert torch.equal(again.eval()(images), model.eval()(images))
+    assert json.loads(text)["source"] == "timm/mobilenetv3_small_050"
+    own = quietly(Zoo(), "reverse", image_size=16).redistribution.to_json()
+    assert sizes(rebuild(own, Zoo()))["classifier.weight"] == (
+        7,
+        sizes(rebuild(own, Zoo()))["hidden.bias"][0],
+    )
+    with pytest.raises(ValueError, match="expected the original network beside the filters of one"):
+        rebuild(own)
+
+
+def test_timms_bookkeeping_is_right_afterwards():
+    for name in ("mobilenetv3_small_050", "resnet18", "convnext_atto"):
+        model = quietly(name, "negative_quadratic", 0.5, image_size=64, num_classes=10).eval()
+        images = torch.rand(2, 3, 64, 64)
+        features = model.forward_features(images)
+        assert features.shape[1] == model.num_features
+        assert torch.equal(model.forward_head(features), model(images))
+        pooled = model.forward_head(features, pre_logits=True)
+        assert pooled.shape == (2, model.head_hidden_size)
+        maps = model.forward_intermediates(images, intermediates_only=True)
+        assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
+        assert model.get_classifier().in_features == model.head_hidden_size
+        getter = FeatureGetterNet(copy.deepcopy(model), out_indices=(1, 3))
+        assert [m.shape[1] for m in getter(images)] == getter.feature_info.channels()
+        model.reset_classifier(3)
+        assert model(images).shape == (2, 3)
+        exported = torch.export.export(model, (images,)).module()
+        torch.testing.assert_close(exported(images), model(images), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["timm/fredist_vgg19", "resnet18", "efficientnet_b0"])
+def test_weights_are_spread_as_the_models_own_initialisation_has_it(name):
+    """Against PyTorch's formulas, as each of the three models' constructors calls them."""
+    model = quietly(name, "uniform", 0.6, image_size=64)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d) and module.weight.numel() > 500:
+            fan_out = module.weight.shape[0] * module.weight[0, 0].numel() // module.groups
+            expected = math.sqrt(2 / fan_out)
+            assert float(module.weight.std()) == pytest.approx(expected, rel=0.15)
+    fresh = quietly(name, "base", 1.0, image_size=64)
+    for (key, one), two in zip(
+        fresh.state_dict().items(), timm_original(name).values(), strict=True
+    ):
+        if one.is_floating_point() and one.numel() > 2000:
+            assert float(one.std()) == pytest.approx(float(two.std()), rel=0.15, abs=1e-6), key
+
+
+def timm_original(name):
+    return timm.create_model(name.removeprefix("timm/")).state_dict()
+
+
+def test_what_cannot_be_done_is_a_sentence():
+    with pytest.raises(ValueError, match=r"got 'efficientnetb0' \(did you mean"):
+        quietly("efficientnetb0", "uniform")
+    with pytest.raises(ValueError, match="expected in_chans=3 with torchvision's networks, got 1"):
+        quietly("torchvision/alexnet", "uniform", in_chans=1)
+    with pytest.raises(ValueError, match="expected the name of a module with layers, got 'layer9'"):
+        quietly("resnet18", "uniform", image_size=64, tie=["layer9"])
+    with pytest.raises(ValueError, match=r"expected each layer in one group, got layer1\.0"):
+        quietly("resnet18", "uniform", image_size=64, tie=["layer1", "layer1.0"])
+    with pytest.raises(
+        ValueError, match=r"expected a network that torch\.export traces with images"
+    ):
+        quietly("torchvision/alexnet", "uniform", image_size=16)
+
+
+class Partial(nn.Module):
+    """ReXNet's sum: the first channels are added to, the others are new."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.stem = 16, nn.Conv2d(3, 16, 3)
+        self.wider, self.head = nn.Conv2d(16, 24, 3, padding=1), nn.Linear(24, 2)
+
+    def forward(self, images):
+        x = self.stem(images)
+        y = self.wider(x)
+        y = torch.cat([y[:, : self.inside] + x, y[:, self.inside :]], 1)
+        return self.head(y.mean((2, 3)))
+
+
+def test_a_slice_is_never_wider_than_what_it_is_cut_from():
+    model = quietly(Partial(), "reverse", image_size=8)
+    rows = model.redistribution.rows
+    assert [(row.after, row.note) for row in rows] == [(24, ""), (25, "16 would not run")]
+
+
+class Branching(nn.Module):
+    """Decides by a value what to run: nothing that a trace can follow."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.head = nn.Conv2d(3, 8, 3), nn.Linear(8, 2)
+
+    def forward(self, images):
+        x = self.conv(images).mean((2, 3))
+        return self.head(x if x.sum() > 0 else -x)
+
+
+def test_a_network_that_cannot_be_traced_is_refused():
+    with pytest.raises(ValueError, match=r"expected a network that torch\.export traces"):
+        quietly(Branching(), "uniform", image_size=16)
+
+
+def test_auxiliary_classifiers_are_redistributed_too():
+    model = quietly("torchvision/googlenet", "uniform", 0.2, init_weights=False)
+    main, first, second = model.train()(torch.rand(2, 3, 96, 96))
+    (main.sum() + first.sum() + second.sum()).backward()
+    assert main.shape == first.shape == second.shape == (2, 1000)
+    assert model.aux1.conv.conv.in_channels == model.inception4a.branch1.conv.out_channels * 4
+    # What the auxiliary classifiers cost in training is no part of one image's MACs.
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.rand(1, 3, 224, 224))
+    assert model.redistribution.macs[1] == counter.get_total_flops() // 2
+
+
+def test_without_a_budget_the_ratios_are_printed(capsys):
+    redistribute("vgg19", "uniform", 0.5)
+    assert capsys.readouterr().out.startswith("params 0.20x, MACs 1.26x, memory")
