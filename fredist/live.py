@@ -1,7 +1,6 @@
 """The explorer's slow work, each as `work(task, report)` for `workers.Worker`."""
 
 import json
-import os
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -102,7 +101,6 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
     Reports ("loss", epochs so far, mean loss since the last report) several times a second and
     ("top1", epochs so far, accuracy on the test images in percent) after every epoch.
     """
-    os.nice(5)  # the page goes first
     found, name, epochs = task
     _check_size(found, "trained")
     info, classes = DATASETS[name], found.options["num_classes"]

@@ -237,7 +237,7 @@ def test_a_network_is_traced_while_the_page_answers(explorer):
 
 def test_a_training_draws_as_it_goes_and_stops(explorer, tmp_path):
     choose(explorer, "Set the", "Width")
-    fill(explorer, "to", "0.125")
+    fill(explorer, "to", "0.055")
     explorer.get_by_role("tab", name="Training").click()
     explorer.get_by_role("button", name="Train").click()
     curve = explorer.locator(".fredist img").nth(1)
@@ -247,7 +247,7 @@ def test_a_training_draws_as_it_goes_and_stops(explorer, tmp_path):
     assert max(moves(explorer, "ArrowRight", 5)) < 1000  # beside it
     wait(explorer, lambda: "after the training" in status(explorer))
     wait(
-        explorer, lambda: "2." in explorer.locator(".fredist pre", has_text=" epochs").inner_text()
+        explorer, lambda: "1." in explorer.locator(".fredist pre", has_text=" epochs").inner_text()
     )
     screenshot(explorer, "training", tmp_path)
     explorer.get_by_role("button", name="Stop").last.click()
