@@ -249,6 +249,7 @@ def test_a_training_draws_as_it_goes_and_stops(explorer, tmp_path):
     wait(
         explorer, lambda: "1." in explorer.locator(".fredist pre", has_text=" epochs").inner_text()
     )
+    curve.scroll_into_view_if_needed()
     screenshot(explorer, "training", tmp_path)
     explorer.get_by_role("button", name="Stop").last.click()
     explorer.get_by_role("button", name="Train").wait_for()
