@@ -29,8 +29,7 @@ _TRAINS = "At most {:,} images, {:,} to test on, batches of {}; one thread of a 
 _STYLE = """<style>
 .fredist table {margin: 0; font-variant-numeric: tabular-nums} .fredist td {text-align: right}
 .fredist pre {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 16em; overflow: auto;
-user-select: text; line-height: 1.5}
-.fredist .jp-RenderedHTMLCommon {max-height: 24em; overflow: auto}
+user-select: text; line-height: 1.5} .fredist .jp-RenderedHTMLCommon {max-height: 24em; overflow: auto}
 .fredist .wrong {color: var(--jp-error-color1, #d32f2f)} .fredist p {line-height: 1.5; margin: 0}
 </style>"""
 
@@ -191,6 +190,9 @@ class Explorer:
             self._say("Stopped.")
 
     def _train_or_stop(self) -> None:
+        if self._due is not None:  # what was typed just before, which this click has ended
+            self._due.cancel()
+            self._refresh()
         if self._training is not None:
             _TRAINING.stop()
             self._trained("result", "Stopped.")
@@ -201,8 +203,6 @@ class Explorer:
             self.trained.value = _text("Starting.")
             task = self._answer.found, self.dataset.value, self.epochs.value
             _TRAINING.start(live.train, task, self._later(self._trained, self._training))
-        else:
-            self.trained.value = _text("Choose a network first.", wrong=True)
 
     def _trained(self, kind: str, content) -> None:
         if kind == "news":

@@ -346,6 +346,18 @@ def test_a_training_is_drawn_beside_other_choices_and_stops(opened):
     opened(work)
 
 
+def test_what_is_trained_is_what_was_typed_just_before(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.by.value, page.amount.value = "width", 0.05
+        page.train.click()
+        await rest(page)
+        ((_, (found, *_), _),) = training.asked
+        assert found == NARROW
+
+    opened(work)
+
+
 def test_without_a_kernel_a_sentence_says_how_to_get_one():
     shown = Explorer()._repr_mimebundle_()
     assert list(shown) == ["text/plain"]
