@@ -29,7 +29,7 @@ _TRAINS = "At most {:,} images, {:,} to test on, batches of {}; one thread of a 
 _STYLE = """<style>
 .fredist table {margin: 0; font-variant-numeric: tabular-nums} .fredist td {text-align: right}
 .fredist pre {white-space: pre-wrap; overflow-wrap: anywhere; max-height: 16em; overflow: auto;
-user-select: text; line-height: 1.5} .fredist .jp-RenderedHTMLCommon {max-height: 24em; overflow: auto}
+line-height: 1.5} .fredist .jp-RenderedHTMLCommon {max-height: 24em; overflow: auto}
 .fredist .wrong {color: var(--jp-error-color1, #d32f2f)} .fredist p {line-height: 1.5; margin: 0}
 </style>"""
 
