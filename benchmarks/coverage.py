@@ -136,11 +136,13 @@ def examine(source: str) -> dict:
         try:
             plan = traced.plan(template, width)
             start = time.perf_counter()
-            with torch.device("meta" if plan.params[1] > LARGE else "cpu"):
-                found["meta"] = found.get("meta", 0) + (plan.params[1] > LARGE)
-                built = Redistribution.from_json(plan.to_json()).build()
-                found["rebuild_s"].append(time.perf_counter() - start)
-                outputs = built.train()(torch.rand(2, *traced.image_shape))
+            large = plan.params[1] > LARGE
+            found["meta"] = found.get("meta", 0) + large
+            known = create(library, name).to("meta") if large else None
+            built = Redistribution.from_json(plan.to_json()).build(known)
+            found["rebuild_s"].append(time.perf_counter() - start)
+            images = torch.rand(2, *traced.image_shape, device="meta" if large else "cpu")
+            outputs = built.train()(images)
             outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
             sum(out.mean() for out in outputs if out is not None).backward()
             found["works"] += 1

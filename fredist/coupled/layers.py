@@ -5,15 +5,18 @@ coupled are one layer, named by the first. Its filters decide its symbols; equat
 decide others; what is left (squeeze-excitation, hidden linear layers) follows what it reads.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import contextlib
+import heapq
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from functools import partial
-from itertools import product
+from itertools import islice, product
 from math import floor
 
-from .trace import Channels, Size, evaluate, symbols
+from .channels import Channels, Size, evaluate, symbols
 
+_TRIES = 500  # of numbers of filters for one layer, until what follows from one has a solution
 _SEARCH = 8192  # how far from the wished filters numbers that run are looked for
 
 
@@ -91,6 +94,10 @@ def find_layers(channels: Channels) -> Layers:
     return Layers(channels, tuple(found), frozen)
 
 
+class _Unsolvable(Exception):
+    """An equation has no solution for what was decided before."""
+
+
 class _Solver:
     """Decides symbols one after the other, and what follows from them by equations."""
 
@@ -109,9 +116,14 @@ class _Solver:
 
     def decide(self, name: str, size: Size, wished: int) -> None:
         """Give an expression's unknown symbols values with which they contribute what is wished."""
-        free = self.unknown(size)
-        self._fit(name, partial(_part, size, free), free, wished)
-        self._propagate()
+        free, before = self.unknown(size), (self.values, self.equations)
+        tries = self._nearest(partial(_part, size, free), free, wished)
+        for _, self.values in islice(tries, _TRIES):
+            with contextlib.suppress(_Unsolvable):  # what follows from it may have no solution
+                self._propagate()
+                return
+            self.values, self.equations = before
+        raise ValueError(f"expected {wished} filters, or near that, for {name}: none would run")
 
     def follow(self, name: str, size: Size, beside: Iterable[Size] = ()) -> None:
         """Decide an expression's unknown symbols in the proportion of what is known already.
@@ -160,13 +172,16 @@ class _Solver:
                 elif any(free):
                     side, other = sides if free[0] else sides[::-1]
                     wished = evaluate(other, self.values)
-                    self._fit(side, partial(evaluate, side), free[0] or free[1], wished)
+                    tries = self._nearest(partial(evaluate, side), free[0] or free[1], wished)
+                    off, self.values = next(tries, (1, None))
+                    if off:
+                        raise _Unsolvable
                     changed = True
             waiting = left
         self.equations = waiting
 
-    def _fit(self, name: str, part: Callable, free: Sequence[str], wished: int) -> None:
-        """Find the amount of the free symbols with which `part` is what is wished, or nearest."""
+    def _nearest(self, part: Callable, free: Sequence[str], wished: int) -> Iterator[tuple]:
+        """Yield all values with free symbols decided, by how far `part` is from what is wished."""
         original = {symbol: self.original[symbol] for symbol in free}
         known = {*self.values, *free}
         guards = [guard for guard in self._guards_of(free) if known.issuperset(symbols(guard))]
@@ -175,21 +190,16 @@ class _Solver:
         here = part(self.values | original)
         slope = Fraction(part(self.values | {s: 2 * n for s, n in original.items()}) - here, total)
         middle = max(len(free), floor(total + (wished - here) / slope) if slope else total)
-        best = None
+        found = []
         for off, sign in product(range(_SEARCH), (1, -1)):
-            if best and off > 2 + best[1]:
-                break
-            if (amount := middle + sign * off) < len(free):
-                continue
-            values = self.values | _split(original, amount)
-            if all(_holds(guard, values) for guard in guards):
-                found = (abs(part(values) - wished), off, -amount, values)
-                best = min(best, found, key=lambda found: found[:3]) if best else found
-        if best is None:
-            raise ValueError(
-                f"expected filters near {wished} for {name}, got none with {guards[0]}"
-            )
-        self.values = best[3]
+            while found and off > found[0][1] + 2:
+                yield found[0][0], heapq.heappop(found)[-1]
+            if (amount := middle + sign * off) >= len(free) and (off or sign > 0):
+                values = self.values | _split(original, amount)
+                if all(_holds(guard, values) for guard in guards):
+                    distance = abs(part(values) - wished)
+                    heapq.heappush(found, (distance, off, -sign, values))
+        yield from ((one[0], one[-1]) for one in sorted(found, key=lambda one: one[:3]))
 
     def _guards_of(self, free: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(guard for s in free for guard in self.guards.get(s, ())))

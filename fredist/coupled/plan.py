@@ -9,10 +9,11 @@ from torch import nn
 from .. import templates
 from ..networks import FAMILIES, make_network
 from . import sources
+from .channels import evaluate
 from .groups import Group, make_groups
 from .layers import Layers, find_layers
 from .redistribution import Redistribution, Row
-from .trace import evaluate, trace
+from .trace import trace
 
 
 @dataclass(frozen=True)
@@ -127,9 +128,10 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
 
 @lru_cache(maxsize=32)
 def _study(source: str, image_size: int | None, options: tuple) -> Traced:
-    options = dict(options)
-    built = sources.create(*source.split("/"), **options)
-    shape = sources.image_shape(built, options.get("in_chans", 3), image_size)
+    library, name = source.split("/")
+    options, size = dict(options), image_size or sources.own_size(library, name)
+    built = sources.create(library, name, **options)
+    shape = sources.image_shape(built, options.get("in_chans", 3), size)
     return Traced(source, options, shape, find_layers(trace(built, shape)))
 
 

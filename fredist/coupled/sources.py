@@ -44,6 +44,15 @@ def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> 
     return torchvision.models.get_model(name, weights=None, **options)
 
 
+def own_size(library: str, name: str) -> int | None:
+    """Return the size of the images that torchvision's weights are for; timm's networks say it."""
+    if library == "timm":
+        return None
+    from torchvision import models
+
+    return models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+
+
 def image_shape(model: nn.Module, in_chans: int, image_size) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images a network is made for, or of that size."""
     if image_size is not None:

@@ -9,106 +9,22 @@ docs/coupling.md says more.
 import contextlib
 import copy
 import logging
-import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import cache, partial
+from functools import partial
 from math import prod
 
 import torch
 from torch import nn
 from torch.export import Dim, export
 
-BATCH = 2  # a batch of one would look like a dimension to broadcast
-_SYMBOL = re.compile(r"\b[su]\d+\b")
+from .channels import BATCH, Channels, Conv, Size, evaluate, symbols
+
 # Integers of a module that are no channel counts, whatever their value.
 _NOT_CHANNELS = {"kernel_size", "stride", "padding", "dilation", "output_padding", "groups"}
 _NOT_CHANNELS |= {"num_groups", "num_classes", "num_heads", "training"}
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
 _UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
 _UNREAD |= {"num_channels"}
-
-Size = int | str  # a number, or an expression of symbols in Python
-
-
-@dataclass(frozen=True)
-class Conv:
-    """One convolution as it ran: its module's name, channels, and whether it makes a map."""
-
-    name: str
-    inputs: Size
-    filters: Size
-    spatial: bool
-
-
-@dataclass(frozen=True)
-class Channels:
-    """A network's sizes as expressions of free symbols, whose original values are `sizes`.
-
-    `shapes` are those of every parameter and buffer, `attributes` what modules hold as integers, by
-    (module, attribute, place in a list or None); `convs` stand in the order in which they run.
-    `guards` must hold for the network to run; `outputs` are the symbols of what it returns.
-    """
-
-    sizes: Mapping[str, int]
-    shapes: Mapping[str, tuple[Size, ...]]
-    trained: frozenset[str]  # the names of shapes that are parameters
-    attributes: Mapping[tuple[str, str, int | None], Size]
-    convs: tuple[Conv, ...]
-    products: tuple[Size, ...]
-    guards: tuple[str, ...]
-    outputs: frozenset[str]
-
-    def changes(self, values: Mapping[str, int]) -> dict:
-        """Return the shapes and integers that differ from the original's, as values."""
-        shapes, integers = {}, []
-        for name, sizes in self.shapes.items():
-            shape = tuple(evaluate(size, values) for size in sizes)
-            if shape != tuple(evaluate(size, self.sizes) for size in sizes):
-                shapes[name] = shape
-        for place, size in self.attributes.items():
-            if (value := evaluate(size, values)) != evaluate(size, self.sizes):
-                integers.append((*place, value))
-        return {"shapes": shapes, "integers": tuple(integers)}
-
-    def count(self, what: str, values: Mapping[str, int]) -> int:
-        """Return "params", or "macs" of one image, for values of the symbols."""
-        if what == "macs":
-            return sum(evaluate(size, values) for size in self.products) // BATCH
-        shapes = (self.shapes[name] for name in self.trained)
-        return sum(prod(evaluate(size, values) for size in shape) for shape in shapes)
-
-
-def symbols(size: Size) -> list[str]:
-    """Return the symbols of an expression, each once.
-
-    Examples
-    --------
-    >>> symbols("s3 + 2*s1 + s3"), symbols(64)
-    (['s3', 's1'], [])
-    """
-    return list(dict.fromkeys(_SYMBOL.findall(size))) if isinstance(size, str) else []
-
-
-def evaluate(size: Size, values: Mapping[str, int]) -> int:
-    """Return an expression's value.
-
-    Examples
-    --------
-    >>> evaluate("2*s1 + s3//2", {"s1": 8, "s3": 5})
-    18
-    """
-    return size if isinstance(size, int) else eval(_compiled(size), _FUNCTIONS, values)
-
-
-_FUNCTIONS = {"Mod": lambda a, b: a % b, "Eq": lambda a, b: a == b, "Ne": lambda a, b: a != b}
-_FUNCTIONS |= {"FloorDiv": lambda a, b: a // b, "Max": max, "Min": min}
-_FUNCTIONS |= {"PythonMod": lambda a, b: a % b, "CleanDiv": lambda a, b: a // b}
-
-
-@cache
-def _compiled(size: str):
-    return compile(size, size, "eval")
 
 
 def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> Channels:
@@ -164,7 +80,7 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
     named = dict(zip(tensors, shapes, strict=False))
     guards = _guards(held[0])
     attributes |= dict(_unread(attributes, named, sizes, guards))
-    attributes |= {(m, "groups", None): named[f"{m}.weight"][0] for m in runner.depthwise}
+    attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
     returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
     outputs = {symbol for size in returned for symbol in symbols(_size(size))}
@@ -193,18 +109,20 @@ class _Runner:
         self.places = dict(_places(model, channels))
         convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
         self.convs = convs
-        self.depthwise = [
-            name for name, m in convs.items() if 1 < m.groups == m.in_channels == m.out_channels
-        ]
+        self.groups = {}  # of depthwise convolutions, which follow what they read
 
     def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor):
         tensors = dict(zip(self.names, inputs, strict=False))
         stand_ins = inputs[len(tensors) :]
         integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
-        integers |= {(m, "groups", None): tensors[f"{m}.weight"].shape[0] for m in self.depthwise}
         before = [(module, dict(vars(module))) for module in self.model.modules()]
         hooks = [
-            conv.register_forward_hook(partial(self._note, n)) for n, conv in self.convs.items()
+            hook
+            for name, conv in self.convs.items()
+            for hook in (
+                conv.register_forward_pre_hook(partial(self._group, name)),
+                conv.register_forward_hook(partial(self._note, name)),
+            )
         ]
         self.ran.clear()
         set_integers(self.model, integers)
@@ -215,6 +133,13 @@ class _Runner:
                 hook.remove()
             for module, state in before:
                 vars(module).update(state)
+
+    def _group(self, name: str, conv: nn.Module, inputs: tuple) -> None:
+        """A depthwise convolution has as many groups as channels, whatever their number."""
+        if 1 < conv.groups == conv.in_channels:
+            same = conv.in_channels == conv.out_channels
+            self.groups[name] = conv.weight.shape[0] if same else inputs[0].shape[1]
+            vars(conv)["groups"] = self.groups[name]
 
     def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
         self.ran.append((name, inputs[0].shape[1], maps.shape))
