@@ -18,7 +18,7 @@ from .paths import write_whole
 from .report import Table, write_all
 from .results import KEYS
 from .runs import COMPUTED
-from .style import COLUMN_WIDTH, SMALL, TEMPLATE_LOOKS, TEXT_WIDTH, applied, as_bytes
+from .style import COLUMN_WIDTH, SMALL, TEMPLATE_LOOKS, TEXT_WIDTH, Picture, applied, as_bytes
 from .tables import TEMPLATE_LABELS
 
 # Of each cost the quantities that can be an axis, the best first, and what the axis says.
@@ -72,7 +72,7 @@ def distributions(frame: pd.DataFrame) -> Figure:
     columns = min(len(parts), 2)
     rows = -(-len(parts) // columns)
     with applied():
-        figure = Figure((COLUMN_WIDTH, 2.4 if len(parts) == 1 else 0.25 + 1.4 * rows))
+        figure = Picture((COLUMN_WIDTH, 2.4 if len(parts) == 1 else 0.25 + 1.4 * rows))
         panels = figure.subplots(rows, columns, sharey=True, squeeze=False)
         for axis, ((model, width), part) in zip(panels.flat, parts, strict=False):
             _plot(axis, part, "layer", "filters")
@@ -131,7 +131,7 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
     wide = len(models) > 2
     with applied():
         height = 2.7 if len(datasets) * len(models) == 1 else 0.55 + 1.55 * len(datasets)
-        figure = Figure((TEXT_WIDTH if wide else COLUMN_WIDTH, height))
+        figure = Picture((TEXT_WIDTH if wide else COLUMN_WIDTH, height))
         shape = {"sharex": "col", "sharey": "row", "squeeze": False}
         panels = figure.subplots(len(datasets), len(models), **shape)
         for row, dataset in zip(panels, datasets, strict=True):
@@ -187,7 +187,7 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
     likes, models = choices.experiment.like, choices.models
     labels = [TEMPLATE_LABELS[template] for template in choices.templates if template != "base"]
     with applied():
-        figure = Figure((COLUMN_WIDTH, 0.3 + 1.15 * len(likes)))
+        figure = Picture((COLUMN_WIDTH, 0.3 + 1.15 * len(likes)))
         panels = figure.subplots(len(likes), len(models), sharex=True, sharey=True, squeeze=False)
         for (like, model), axis in zip(product(likes, models), panels.flat, strict=True):
             part = found[(found["like"] == like) & (found["model"] == model)]
@@ -222,7 +222,7 @@ def epochs(history: pd.DataFrame) -> Figure:
     columns = min(2, max(1, len(parts)))
     rows = max(1, -(-len(parts) // columns))
     with applied():
-        figure = Figure((COLUMN_WIDTH, 0.5 + 1.4 * rows))
+        figure = Picture((COLUMN_WIDTH, 0.5 + 1.4 * rows))
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
         for axis, (model, part) in zip(panels.flat, parts, strict=False):
             _plot(axis, part, "epoch", "test_top1", marker="")

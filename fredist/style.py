@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 
 COLUMN_WIDTH, TEXT_WIDTH = 3.25, 6.75  # inches
 DPI = 300
+SCREEN_DPI = 150  # of what a page shows
 SMALL = 5  # points: what stands under a panel's title
 
 STYLE: Mapping[str, object] = MappingProxyType(
@@ -56,6 +57,16 @@ def applied() -> Iterator[None]:
     """Apply the style inside a `with`, on Matplotlib's defaults rather than the user's settings."""
     with matplotlib.style.context(["default", dict(STYLE)]):
         yield
+
+
+class Picture(Figure):
+    """A figure that a notebook shows, whether or not a backend of Matplotlib's does so."""
+
+    def _repr_png_(self) -> bytes:
+        buffer = io.BytesIO()
+        with applied():
+            self.savefig(buffer, format="png", dpi=SCREEN_DPI, metadata={"Software": None})
+        return buffer.getvalue()
 
 
 def as_bytes(figure: Figure, kind: str) -> bytes:

@@ -3,6 +3,9 @@
 Pools were weighed: in that of `concurrent.futures`, and loky's and joblib's on top of it, one
 death fails every task under way, and nothing is heard of a task before its end; `multiprocessing`
 first runs the user's script again in each process, which then has to guard against that.
+
+A page's slow work is in a process, too, not in a thread: a thread cannot be ended while PyTorch
+traces a network, and would keep the page waiting for the interpreter.
 """
 
 import os
@@ -12,14 +15,18 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from math import inf
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
+
+_STOP = b"stop"  # what no pickle is
 
 
 @dataclass(frozen=True)
@@ -83,6 +90,71 @@ def share(
             process.wait()
 
 
+class Stopped(Exception):
+    """Raised in work that is to end, by its next `report`."""
+
+
+class Worker:
+    """A process for a page's slow work, of which only the newest matters.
+
+    Work is as in `share`: `work(task, report)` of an importable module. `start` returns at once;
+    what is reported and returned reaches `tell("news" or "result", content)` in a thread. Nothing
+    does of work that was stopped or followed by other work. It ends at its next `report`, whose
+    argument may be left out, or after `GRACE` seconds with its process, which is replaced.
+    """
+
+    GRACE = 1.0
+
+    def __init__(self):
+        self._started: dict[Connection, subprocess.Popen] = {}
+        self._turn, self._stop = threading.Lock(), threading.Event()
+
+    def start(self, work: Callable, task, tell: Callable, *, patient: bool = False) -> None:
+        """Begin work in place of what is under way; what follows `patient` work waits for it."""
+        self.stop()
+        stop = threading.Event()
+        if not patient:
+            self._stop = stop
+        do = partial(self._do, (work, task), tell, stop)
+        threading.Thread(target=do, daemon=True).start()
+
+    def stop(self) -> None:
+        """End what is under way."""
+        self._stop.set()
+
+    def close(self) -> None:
+        """End the process too, at once."""
+        self.stop()
+        for process in list(self._started.values()):
+            process.kill()
+
+    def _do(self, message, tell: Callable, stop: threading.Event) -> None:
+        with self._turn:
+            if stop.is_set():
+                return
+            # What it prints, of its troubles for one, would stand on the page.
+            quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+            (connection,) = self._started or (_start(self._started, **quiet),)
+            with suppress(OSError):  # it has died, which reading from it will show
+                connection.send(message)
+            kind, deadline = "news", inf
+            while kind == "news":
+                if stop.is_set() and deadline == inf:
+                    deadline = time.monotonic() + self.GRACE
+                    with suppress(OSError):
+                        connection.send_bytes(_STOP)
+                if time.monotonic() > deadline:
+                    self._started[connection].kill()
+                try:
+                    if not connection.poll(0.02):
+                        continue
+                    kind, content = connection.recv()
+                except (EOFError, OSError):
+                    kind, content = "result", _death(self._started.pop(connection))
+                if not stop.is_set():
+                    tell(kind, content)
+
+
 def attempt(work: Callable, *arguments):
     """Return what `work` returns, or the `Failure` that it ends in."""
     try:
@@ -98,7 +170,7 @@ def _death(process: subprocess.Popen) -> Failure:
     return Failure(error, error + "; what it has printed may say more\n")
 
 
-def _start(started: dict[Connection, subprocess.Popen]) -> Connection:
+def _start(started: dict[Connection, subprocess.Popen], **options) -> Connection:
     """Start a process, add it to those `started` and return the connection to it."""
     ours, theirs = Pipe()
     serve = f"from {__name__} import _serve; _serve({theirs.fileno()})"
@@ -107,9 +179,8 @@ def _start(started: dict[Connection, subprocess.Popen]) -> Connection:
     # which have it blocked from their first instruction on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
-        started[ours] = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, pass_fds=[theirs.fileno()]
-        )
+        options |= {"stdin": subprocess.DEVNULL, "pass_fds": [theirs.fileno()]}
+        started[ours] = subprocess.Popen(command, **options)
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     theirs.close()
@@ -120,9 +191,16 @@ def _serve(descriptor: int) -> None:
     connection, inbox = Connection(descriptor), queue.SimpleQueue()
     threading.Thread(target=_listen, args=(connection, inbox), daemon=True).start()
     while True:
-        message = inbox.get()
+        message, stop = inbox.get()
+
+        def report(news=None, stop=stop):
+            if stop.is_set():
+                raise Stopped
+            if news is not None:
+                connection.send(("news", news))
+
         with suppress(OSError):  # nobody listens any more: the thread ends this process
-            result = attempt(_work, message, lambda news: connection.send(("news", news)))
+            result = attempt(_work, message, report)
             connection.send(("result", result))
 
 
@@ -133,7 +211,12 @@ def _work(message: bytes, report: Callable):
 
 def _listen(connection: Connection, inbox: queue.SimpleQueue) -> None:
     """Put what arrives into `inbox`, and end this process when the other end is closed or dead."""
+    stop = threading.Event()
     with suppress(EOFError, OSError):
         while True:
-            inbox.put(connection.recv_bytes())
+            if (message := connection.recv_bytes()) == _STOP:
+                stop.set()  # of the message before
+            else:
+                stop = threading.Event()
+                inbox.put((message, stop))
     os._exit(1)

@@ -288,3 +288,12 @@ def test_a_figure_that_cannot_be_drawn_leaves_the_earlier_files_as_they_were(tmp
         figures.save(broken, choices, frame.head(1), tmp_path)
     assert [path.read_bytes() for path in saved] == before
     assert len(list(tmp_path.iterdir())) == 3
+
+
+@pytest.mark.parametrize("name", ["figure1", "figure5"])
+def test_a_notebook_shows_a_figure_without_any_backend(name):
+    from IPython.core.formatters import DisplayFormatter
+
+    figure = figures.distributions(figures.filters_per_layer(choose(name, "paper")))
+    shown, _ = DisplayFormatter().format(figure)
+    assert shown["image/png"].startswith(b"\x89PNG")

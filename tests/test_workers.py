@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fredist.workers import Failure, share
+from fredist.workers import Failure, Worker, share
 
 # Says which processes two workers are, and then does nothing for a minute. A script without
 # `if __name__ == "__main__"`, which its workers must not run again.
@@ -180,3 +180,74 @@ def test_ctrl_c_is_the_parents_alone(parent, stopped):
     assert time.monotonic() - start < 2
     assert process.returncode == 0
     assert not any(is_alive(pid) for pid in workers)
+
+
+def count(task, report):
+    """Report numbers until told to stop; `deaf` does not ask."""
+    for n in range(10_000):
+        if task != "deaf" or not n:
+            report((task, n, os.getpid()))
+        time.sleep(0.005)
+
+
+@pytest.fixture
+def worker():
+    made = Worker()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def heard(worker):
+    """Return a function that starts work and returns the list of what it tells, as it grows."""
+
+    def start(work, task, **options):
+        told = []
+        worker.start(work, task, lambda *what: told.append(what), **options)
+        return told
+
+    return start
+
+
+def test_a_worker_does_the_newest_work_alone_and_keeps_its_process(heard):
+    first = heard(count, "first")
+    wait_for(lambda: len(first) > 3)
+    second = heard(count, "second")
+    length = len(first)
+    wait_for(lambda: len(second) > 3)
+    third, fourth = heard(nap, 60), heard(nap, 0)  # the third has no time to begin
+    wait_for(lambda: len(fourth) == 2)
+    assert (len(first), third) == (length, [])
+    assert {kind for kind, _ in (*first, *second)} == {"news"}
+    assert [kind for kind, _ in fourth] == ["news", "result"]
+    assert len({pid for _, (*_, pid) in (*first, *second)} | {fourth[1][1]}) == 1
+
+
+def test_a_worker_that_does_not_listen_is_replaced_with_its_process(worker, heard):
+    deaf = heard(count, "deaf")
+    wait_for(lambda: deaf)
+    ((_, (*_, pid)),) = deaf
+    began = time.monotonic()
+    worker.stop()
+    assert time.monotonic() - began < 0.1  # nobody waits
+    after = heard(nap, 0)
+    wait_for(lambda: len(after) == 2)
+    assert not is_alive(pid)
+    assert after[1] == ("result", after[0][1])
+    assert len(deaf) == 1
+
+
+def test_patient_work_is_waited_for(heard):
+    patient, after = heard(nap, 0.2, patient=True), heard(nap, 0)
+    wait_for(lambda: len(after) == 2)
+    assert [kind for kind, _ in patient] == ["news", "result"]
+
+
+def test_a_workers_errors_and_death_are_results_and_it_goes_on(tmp_path, heard):
+    for end, words in (("fail", "ValueError: a cannot be"), ("exit", "its process ended with 3")):
+        told = heard(follow, (tmp_path, "a", [], end))
+        wait_for(lambda told=told: len(told) == 2)
+        assert isinstance(told[1][1], Failure)
+        assert words.replace("with 3", "with status 3") in told[1][1].error
+    told = heard(nap, 0)
+    wait_for(lambda: len(told) == 2)

@@ -22,7 +22,7 @@ LOCK, PROJECT, STAMP = ROOT / "requirements.lock", ROOT / "pyproject.toml", ".fr
 OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 11)  # as in pyproject.toml, where a test compares them
 # GB to download and GB on disk, measured with an empty cache. On Linux most of both are the CUDA
 # libraries of torch.
-SIZES = {"linux": (3.4, 6.5), "darwin": (0.5, 1.7), "system": (0.3, 1.2)}
+SIZES = {"linux": (3.5, 6.7), "darwin": (0.6, 1.9), "system": (0.4, 1.4)}
 # What TORCH=system leaves to the Python that it is built from.
 TORCH_PACKAGES = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)==")
 # An environment that is only begun, as by an editor, holds nothing to lose.

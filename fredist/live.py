@@ -1,0 +1,136 @@
+"""The explorer's slow work, each as `work(task, report)` for `workers.Worker`."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from math import isfinite
+from statistics import mean, median
+
+import torch
+from torch import nn
+
+from .batches import ResidentImages
+from .coupled.plan import Traced
+from .coupled.redistribute import MEMORY_BATCH
+from .coupled.redistribution import Redistribution
+from .coupled.trace import on_meta
+from .data import DATASETS, load, subset
+from .device import choose_device, numerics
+from .explored import State
+from .measure import passes_ms, tensor_peak
+from .networks import FAMILIES
+from .recipes import Recipe
+from .train import Diverged, evaluate, make_optimizer, train_step
+
+TOO_LARGE = {"params": 500_000_000, "macs": 50_000_000_000}  # to be built while somebody waits
+RECIPE = Recipe(lr=0.05, warmup_steps=60, batch_size=16, memory_format="channels_last")
+IMAGES = 1_440, 360  # at most, for training and testing
+_NEWS = 0.3  # seconds from one report of a training to the next
+_originals: dict[str, float] = {}  # what is measured of originals, once in a process
+
+
+def names(task: None, report: Callable) -> list[str]:
+    """Import what takes seconds, and return the names of the networks to choose from."""
+    import timm
+    from torch.distributed._tools import mem_tracker  # noqa: F401 - for `tensor_peak`
+
+    there = timm.list_models()
+    return [*FAMILIES, *(f"timm/{name}" if name in FAMILIES else name for name in there)]
+
+
+def trace(state: State, report: Callable) -> Traced:
+    """Return what a network's redistributions start from."""
+    return state.study()
+
+
+def measure(found: Redistribution, report: Callable) -> None:
+    """Report ("memory", bytes) and ("time", ms), each of the original and of the new network.
+
+    Memory is computed: all tensors in inference of 64 images. Time is measured here, of one image:
+    the median pass.
+    """
+    _check_size(found, "measured")
+    options = {name: value for name, value in found.options.items() if name != "filters"}
+    for quantity, take in (("memory", _memory), ("time", _time)):
+        key = json.dumps([quantity, found.source, options, found.image_shape])
+        if key not in _originals:
+            report()
+            _originals[key] = take(found.build(original=True), found.image_shape, report)
+        report()
+        report((quantity, (_originals[key], take(found.build(), found.image_shape, report))))
+
+
+def _check_size(found: Redistribution, what: str) -> None:
+    for name, most in TOO_LARGE.items():
+        if (most_of_both := max(getattr(found, name))) > most:
+            raise ValueError(
+                f"expected at most {most:,} {name} to be {what} here, got {most_of_both:,}"
+            )
+
+
+def _memory(model: nn.Module, image_shape: tuple, report: Callable) -> int:
+    images = torch.empty(MEMORY_BATCH, *image_shape, device="meta")
+    return tensor_peak(on_meta(model), images, "inference")
+
+
+def _time(model: nn.Module, image_shape: tuple, report: Callable) -> float:
+    with _computing(RECIPE) as device:
+        model, image = model.to(device).eval(), torch.rand(1, *image_shape, device=device)
+
+        @torch.no_grad()
+        def work():
+            report()
+            model(image)
+
+        return median(passes_ms(work, device, seconds=0.3))
+
+
+@contextmanager
+def _computing(recipe: Recipe) -> Iterator[torch.device]:
+    """Compute as runs do, on the same device, but for operations without a deterministic form."""
+    device = choose_device()
+    with numerics(recipe, device):
+        torch._C._set_deterministic_algorithms(False, warn_only=False)  # numerics undoes it
+        yield device
+
+
+def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
+    """Train a network for some epochs, on a part of a data set resized to what the network takes.
+
+    Reports ("loss", epochs so far, mean loss since the last report) several times a second and
+    ("top1", epochs so far, accuracy on the test images in percent) after every epoch.
+    """
+    found, name, epochs = task
+    _check_size(found, "trained")
+    info, classes = DATASETS[name], found.options["num_classes"]
+    if classes < info.classes:
+        raise ValueError(f"expected {info.classes} classes or more for {info.label}, got {classes}")
+    parts = (min(most, n) for most, n in zip(IMAGES, (info.train, info.test), strict=True))
+    images, size = subset(load(name), *parts), found.image_shape[-1]
+    with _computing(RECIPE) as device:
+        how = (info.mean, info.std, device)
+        train_set = ResidentImages(images.train_images, images.train_labels, *how)
+        test_set = ResidentImages(images.test_images, images.test_labels, *how)
+        model = found.build()
+        if size != images.image_size:
+            model = nn.Sequential(nn.Upsample(size=(size, size), mode="bilinear"), model)
+        model = model.to(device, memory_format=torch.channels_last)
+        optimizer, step, losses, said = make_optimizer(model, RECIPE), 0, [], time.monotonic()
+        for epoch in range(epochs):
+            how = {"augmentation": RECIPE.augmentation, "pad": RECIPE.pad, "flip": info.flip}
+            batches = train_set.augmented(RECIPE.batch_size, 0, epoch, **how)
+            seen = 0
+            model.train()
+            for x, y in batches:
+                report()
+                for group in optimizer.param_groups:
+                    group["lr"] = RECIPE.lr_at(0, step)
+                losses.append(train_step(model, optimizer, x, y, RECIPE)[1].item())
+                if not isfinite(losses[-1]):
+                    raise Diverged("expected a finite loss: this network needs a lower rate")
+                step, seen = step + 1, seen + len(y)
+                if time.monotonic() - said > _NEWS or seen == len(train_set):
+                    report(("loss", epoch + seen / len(train_set), mean(losses)))
+                    losses, said = [], time.monotonic()
+            report(("top1", epoch + 1, evaluate(model, test_set, RECIPE)[0]))

@@ -1,0 +1,375 @@
+"""The explorer: what it answers, its slow work, and its widgets, without a browser."""
+
+import asyncio
+import contextlib
+import io
+import json
+import time
+from dataclasses import replace
+from statistics import mean, median
+
+import pytest
+
+import fredist
+from fredist import explorer, live
+from fredist.explored import State, answer, curve
+from fredist.explorer import Explorer
+from fredist.networks import FAMILIES
+from fredist.networks.families import six_sizes
+from fredist.workers import Failure
+
+NARROW = answer(State("vgg19", "uniform", "width", 0.05)).found
+
+
+@pytest.mark.parametrize(
+    ("model", "by", "amount"),
+    [
+        ("vgg19", "width", 0.3),
+        ("vgg19", "macs", 1.0),
+        ("resnet50", "macs", 0.123),
+        ("inception", "params", 1.0),
+        ("mobilenet", "params", 0.25),
+    ],
+)
+def test_the_three_lines_and_the_json_give_the_network_that_is_shown(model, by, amount):
+    shown = answer(State(model, "quadratic", by, amount, num_classes=7, image_size=24))
+    names, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(shown.python, names)
+    built = names["model"]
+    assert len(shown.python.splitlines()) == 3
+    assert built.redistribution.filters == shown.found.filters
+    assert built.redistribution.params == shown.found.params
+    assert sum(p.numel() for p in built.parameters()) == shown.found.params[1]
+    again = fredist.rebuild(shown.json)
+    assert {n: p.shape for n, p in again.named_parameters()} == {
+        n: p.shape for n, p in built.named_parameters()
+    }
+    if by != "width":
+        before, after = getattr(shown.found, by)
+        assert amount * before * 0.9 < after <= amount * before
+        wider = answer(replace(shown.state, by="width", amount=shown.found.width + 0.0001))
+        assert getattr(wider.found, by)[1] > amount * before
+
+
+def test_numbers_are_the_originals_and_the_networks_and_open_until_measured():
+    shown = answer(State("mobilenet", "reverse", "width", 0.5))
+    networks = fredist.make_network("mobilenet"), fredist.make_network("mobilenet", "reverse", 0.5)
+    rows = {
+        "Filters, all layers": [sum(network.filters) for network in networks],
+        "Parameters": [network.params for network in networks],
+        "MACs, one image": [network.macs() for network in networks],
+    }
+    for row, (a, b) in rows.items():
+        assert shown.numbers.loc[row].tolist() == [f"{a:,}", f"{b:,}", f"{b / a:.2f}"]
+    assert set(shown.numbers.loc["Memory, 64 images (MB)"]) == {"…"}
+    measured = replace(shown, measured={"memory": (2_000_000, 1_000_000)}).numbers
+    assert measured.loc["Memory, 64 images (MB)"].tolist() == ["2.0", "1.0", "0.50"]
+    assert set(measured.loc["Time, one image (ms)"]) == {"…"}
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_the_figure_shows_every_layer_before_and_after(model):
+    shown = answer(State(model, "negative_quadratic", "width", 0.7))
+    before, after = (patch.get_data().values for patch in shown.figure.axes[0].patches)
+    network = fredist.make_network(model, "negative_quadratic", 0.7)
+    assert after.tolist() == [mean(six_sizes(size)) for size in network.filters]
+    original = fredist.make_network(model)
+    assert before.tolist() == [mean(six_sizes(size)) for size in original.filters]
+    assert FAMILIES[model].label in shown.figure.axes[0].get_title(loc="left")
+    png = shown.figure._repr_png_()
+    assert png == answer(shown.state).figure._repr_png_()
+    assert png != answer(replace(shown.state, amount=0.5)).figure._repr_png_()
+
+
+@pytest.mark.parametrize("model", FAMILIES)
+def test_an_answer_takes_less_than_0_3_s(model):
+    times = []
+    for amount in (1.0, 0.9, 0.8, 0.7, 0.6):
+        start = time.perf_counter()
+        shown = answer(State(model, "quadratic", "macs", amount))
+        assert shown.figure._repr_png_()
+        assert shown.numbers.to_html()
+        assert shown.python
+        assert shown.json
+        times.append(time.perf_counter() - start)
+    assert median(times) < 0.3
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"model": "vgg-19"}, "did you mean 'vgg19'"),
+        ({"model": ""}, "expected one of the paper's networks, timm's or torchvision's"),
+        ({"template": "qudratic"}, "did you mean 'quadratic'"),
+        ({"by": "time"}, "choose from width, params, macs"),
+        ({"amount": 0.0}, "finite number above 0 as budget, got 0.0"),
+        ({"amount": float("nan"), "by": "width"}, "finite number above 0 as width, got nan"),
+        ({"amount": 1e-9}, "expected at least [0-9,]+ as macs, got 0"),
+        ({"amount": 1e9}, "at most 100 as budget"),
+        ({"num_classes": 0}, "at least 1 as num_classes"),
+        ({"image_size": 8}, "at least 16x16 for VGG-19"),
+        ({"image_size": -1}, "at least 1 as image_size"),
+    ],
+)
+def test_what_cannot_be_is_said(given, words):
+    with pytest.raises(ValueError, match=words):
+        answer(State(**given))
+
+
+# The slow work.
+
+
+def test_memory_and_time_are_both_networks_and_the_originals_are_taken_once():
+    from fredist.measure import measure, wanted
+
+    live._originals.clear()
+    told = []
+    live.measure(NARROW, lambda *news: told.extend(news))
+    assert [quantity for quantity, _ in told] == ["memory", "time"]
+    networks = fredist.make_network("vgg19"), fredist.make_network("vgg19", "uniform", 0.05)
+    for network, found in zip(networks, told[0][1], strict=True):
+        table3, _ = wanted(network, device="cpu", quantities=["memory"])
+        assert measure(table3, "cpu")["tensor_peak_bytes"] == found
+    assert told[1][1][0] > told[1][1][1] > 0
+    again = []
+    live.measure(answer(State("vgg19", "reverse", "width", 0.05)).found, lambda *n: again.extend(n))
+    assert [both[0] for _, both in again] == [both[0] for _, both in told]
+
+
+def test_measuring_and_training_stop_where_they_are_told_to():
+    class Enough(Exception):
+        pass
+
+    def stop_after(most):
+        calls = []
+
+        def report(news=None):
+            calls.append(news)
+            if len(calls) > most:
+                raise Enough
+
+        return report
+
+    for most in (0, 4, 7):
+        with pytest.raises(Enough):
+            live.measure(NARROW, stop_after(most))
+        with pytest.raises(Enough):
+            live.train((NARROW, "digits", 1), stop_after(most))
+
+
+def test_a_training_reports_losses_as_it_goes_and_accuracy_after_every_epoch(monkeypatch):
+    monkeypatch.setattr(live, "IMAGES", (64, 40))
+    monkeypatch.setattr(live, "_NEWS", 0.0)
+    told = []
+    live.train((NARROW, "digits", 2), lambda *news: told.extend(news))
+    assert [what for what, *_ in told] == (["loss"] * 4 + ["top1"]) * 2
+    epochs = [epochs for what, epochs, _ in told if what == "loss"]
+    assert epochs == [0.25, 0.5, 0.75, 1, 1.25, 1.5, 1.75, 2]
+    losses, top1s = ([point for what, *point in told if what == one] for one in ("loss", "top1"))
+    left, right = curve("A title", losses, top1s).axes
+    assert left.lines[0].get_xydata().tolist() == losses
+    assert right.lines[0].get_xydata().tolist() == top1s
+
+
+@pytest.mark.parametrize(
+    ("work", "task", "words"),
+    [
+        (live.train, (answer(State(num_classes=5)).found, "digits", 1), "10 classes or more for"),
+        (live.measure, answer(State(by="width", amount=9.0)).found, "500,000,000 params to be mea"),
+        (live.trace, State("resnet5000"), "got 'resnet5000'"),
+    ],
+)
+def test_slow_work_that_cannot_be_done_says_so(work, task, words):
+    with pytest.raises(ValueError, match=words):
+        work(task, lambda *news: None)
+
+
+# The widgets.
+
+
+class Recorder:
+    """A worker that does nothing, and keeps what it was asked."""
+
+    def __init__(self):
+        self.asked, self.stops = [], 0
+
+    def start(self, work, task, tell, patient=False):
+        self.asked.append((work, task, tell))
+
+    def stop(self):
+        self.stops += 1
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Return a function that runs a coroutine function with an explorer and its two recorders."""
+    monkeypatch.delenv("FREDIST_PLAIN")
+    monkeypatch.setattr(explorer, "is_plain", lambda: False)
+    monkeypatch.setattr(explorer, "_REST", 0.0)
+    workers = Recorder(), Recorder()
+    monkeypatch.setattr(explorer, "_MEASURING", workers[0])
+    monkeypatch.setattr(explorer, "_TRAINING", workers[1])
+
+    async def start(work):
+        await work(Explorer(), *workers)
+
+    return lambda work: asyncio.run(start(work))
+
+
+async def rest(page):
+    """Wait until all that was posted is done, and what follows from it."""
+    for _ in range(3):
+        await asyncio.sleep(0.01)
+        while page._due is not None:
+            await asyncio.sleep(0.01)
+
+
+def test_changes_that_come_together_are_answered_once(opened, monkeypatch):
+    answered = []
+    monkeypatch.setattr(explorer, "answer", lambda s, k: answered.append(s) or answer(s, k))
+
+    async def work(page, measuring, training):
+        await rest(page)
+        answered.clear()
+        for step in range(50):
+            page.slider.value = page.amount.value = 1 - step / 100
+        await rest(page)
+        assert [state.amount for state in answered] == [0.51]
+        assert "macs=203049523" in page.python.value
+        page.amount.value = 0.4433  # finer than the slider's steps, and stays
+        await rest(page)
+        assert (page.amount.value, page.slider.value) == (0.4433, 0.44)
+
+    opened(work)
+
+
+def test_what_an_earlier_choice_has_measured_is_dropped(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        (_, _, named), (asked, found, tell) = measuring.asked
+        assert (asked, found) == (live.measure, page._answer.found)
+        named("result", ["vgg19", "resnet18"])
+        tell("news", ("memory", (2e6, 1e6)))
+        await rest(page)
+        assert page.model.options == ("vgg19", "resnet18")
+        assert "2.0" in page.numbers.value
+        page.template.value = "quadratic"
+        await rest(page)
+        tell("news", ("memory", (2e6, 1e6)))
+        tell("result", None)
+        await rest(page)
+        assert page.numbers.value.count("…") == 6
+        assert page.again.description == "Stop"  # what is under way is the new one's
+        measuring.asked[-1][2]("result", Failure("ValueError: expected <less>\nmore", ""))
+        await rest(page)
+        assert page.status.value == '<p class="wrong">Expected &lt;less&gt;.</p>'
+
+    opened(work)
+
+
+def test_a_traced_network_is_shown_when_it_comes_and_kept(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        vgg19 = State().study()
+        page.model.value = "resnet18"
+        await rest(page)
+        traced, state, tell = measuring.asked[-1]
+        assert (traced, state.model, page.numbers.value) == (live.trace, "resnet18", "")
+        assert "Tracing resnet18" in page.status.value
+        page.model.value = "resnet34"
+        await rest(page)
+        tell("result", vgg19)  # of the network before
+        await rest(page)
+        assert page.numbers.value == ""
+        measuring.asked[-1][2]("result", vgg19)  # stands in for it
+        await rest(page)
+        assert "20,035,018" in page.numbers.value
+        assert measuring.asked[-1][0] == live.measure
+        page.model.value = "mobilenet"
+        await rest(page)
+        page.model.value = "resnet34"
+        await rest(page)
+        assert [task.model for work, task, _ in measuring.asked if work == live.trace] == [
+            "resnet18",
+            "resnet34",
+        ]
+        assert "20,035,018" in page.numbers.value
+
+    opened(work)
+
+
+def test_what_is_wrong_shows_a_sentence_and_no_numbers(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.amount.value = 0.0
+        await rest(page)
+        assert "above 0 as budget, got 0.0.</p>" in page.status.value
+        assert page.numbers.value == page.python.value == page.json.value == ""
+        assert page.plot.layout.visibility == "hidden"
+        asked = len(measuring.asked)
+        page.train.click()  # there is no network
+        await rest(page)
+        assert not training.asked
+        assert len(measuring.asked) == asked
+        page.amount.value = 1.0
+        await rest(page)
+        assert "20,035,018" in page.numbers.value
+        assert page.plot.layout.visibility == "visible"
+
+    opened(work)
+
+
+def test_a_training_is_drawn_beside_other_choices_and_stops(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.train.click()
+        await rest(page)
+        ((asked, task, tell),) = training.asked
+        assert (asked, task) == (live.train, (page._answer.found, "digits", 4))
+        page.template.value = "reverse"
+        tell("news", ("loss", 0.5, 2.0))
+        await rest(page)
+        assert bytes(page.curve.value).startswith(b"\x89PNG")
+        assert "0.50 epochs" in page.trained.value
+        assert "after the training" in page.status.value
+        asked = len(measuring.asked)
+        page.train.click()
+        await rest(page)
+        assert (training.stops, page.train.description) == (1, "Train")
+        assert len(measuring.asked) == asked + 1
+        before = bytes(page.curve.value)
+        tell("news", ("loss", 0.6, 1.0))
+        await rest(page)
+        assert bytes(page.curve.value) == before
+
+    opened(work)
+
+
+def test_what_is_trained_is_what_was_typed_just_before(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.by.value, page.amount.value = "width", 0.05
+        page.train.click()
+        await rest(page)
+        ((_, (found, *_), _),) = training.asked
+        assert found == NARROW
+
+    opened(work)
+
+
+def test_without_a_kernel_a_sentence_says_how_to_get_one():
+    shown = Explorer()._repr_mimebundle_()
+    assert list(shown) == ["text/plain"]
+    assert "make lab" in shown["text/plain"]
+
+
+def test_the_committed_notebook_shows_an_example_without_a_kernel():
+    from fredist.paths import NOTEBOOKS
+
+    cells = json.loads((NOTEBOOKS / "explore.ipynb").read_text())["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    kinds = {kind for output in outputs for kind in output.get("data", {})}
+    assert {"image/png", "text/html"} <= kinds
+    assert not [kind for kind in kinds if "widget" in kind]
+    assert "20,035,018" in json.dumps(outputs)
