@@ -38,7 +38,7 @@ class Zoo(nn.Module):
         self.grouped = nn.Conv2d(32, 32, 3, padding=1, groups=4)  # reads 12 + 20, shuffled
         self.mixed = nn.Conv2d(32, 24, 1)  # whose filters are split into 8 and 16
         self.small, self.large = nn.Conv2d(8, 10, 1), nn.Conv2d(16, 10, 3, padding=1)
-        self.scale = nn.Parameter(torch.ones(10, 1, 1))
+        self.scale, self.gain = nn.Parameter(torch.ones(10, 1, 1)), nn.Parameter(torch.tensor(2.0))
         self.dropped = nn.Conv2d(10, 6, 1)  # not used in the forward pass
         self.hidden, self.classifier = nn.Linear(10 * 4, 30), nn.Linear(30, 7)
 
@@ -51,7 +51,7 @@ class Zoo(nn.Module):
         n, c, h, w = x.shape
         x = x.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
         small, large = torch.split(self.mixed(self.grouped(x)), self.sizes, 1)
-        x = self.scale * (self.small(small) + self.large(large))
+        x = self.gain * self.scale * (self.small(small) + self.large(large))
         return self.classifier(self.hidden(F.adaptive_avg_pool2d(x, 2).flatten(1)))
 
 
@@ -167,6 +167,14 @@ def test_a_network_is_rebuilt_from_json_alone():
         rebuild(own)
 
 
+def test_the_papers_networks_are_rebuilt_from_json_too():
+    for name, template in (("inception", "base"), ("resnet50", "uniform")):
+        found = quietly(name, template, 0.1).redistribution
+        again = fredist.Redistribution.from_json(found.to_json())
+        assert again == found
+        assert sum(p.numel() for p in rebuild(found.to_json()).parameters()) == found.params[1]
+
+
 def test_timms_bookkeeping_is_right_afterwards():
     for name in ("mobilenetv3_small_050", "resnet18", "convnext_atto"):
         model = quietly(name, "negative_quadratic", 0.5, image_size=64, num_classes=10).eval()
@@ -211,6 +219,14 @@ def timm_original(name):
 def test_what_cannot_be_done_is_a_sentence():
     with pytest.raises(ValueError, match=r"got 'efficientnetb0' \(did you mean"):
         quietly("efficientnetb0", "uniform")
+    for size in (0, -8):
+        for name in ("vgg19", "resnet18"):
+            with pytest.raises(
+                ValueError, match=f"integer of at least 1 as image_size, got {size}"
+            ):
+                quietly(name, "uniform", image_size=size)
+    with pytest.raises(ValueError, match="integer of at least 0 as num_classes, got -1"):
+        quietly("resnet18", "uniform", num_classes=-1)
     with pytest.raises(ValueError, match="expected in_chans=3 with torchvision's networks, got 1"):
         quietly("torchvision/alexnet", "uniform", in_chans=1)
     with pytest.raises(ValueError, match="expected the name of a module with layers, got 'layer9'"):

@@ -7,6 +7,7 @@ from functools import lru_cache
 from torch import nn
 
 from .. import templates
+from ..checks import check_integer
 from ..networks import FAMILIES, make_network
 from . import sources
 from .channels import evaluate
@@ -122,14 +123,16 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
         shape = sources.image_shape(model, in_chans, image_size)
         return Traced("", {}, shape, find_layers(trace(model, shape)))
     if model in FAMILIES:
-        return Papers(model, options, image_size or 32)
+        size = 32 if image_size is None else image_size
+        return Papers(model, options, check_integer("image_size", size))
     return _study("/".join(sources.find(model)), image_size, tuple(sorted(options.items())))
 
 
 @lru_cache(maxsize=32)
 def _study(source: str, image_size: int | None, options: tuple) -> Traced:
     library, name = source.split("/")
-    options, size = dict(options), image_size or sources.own_size(library, name)
+    options = dict(options)
+    size = sources.own_size(library, name) if image_size is None else image_size
     built = sources.create(library, name, **options)
     shape = sources.image_shape(built, options.get("in_chans", 3), size)
     return Traced(source, options, shape, find_layers(trace(built, shape)))

@@ -7,7 +7,7 @@ from math import ceil, floor, sqrt
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_number
+from ..checks import check_choice, check_integer, check_number
 from ..measure import passes_ms, tensor_peak
 from ..networks.budget import largest
 from .plan import study
@@ -64,9 +64,9 @@ def redistribute(
     Examples
     --------
     >>> model = redistribute("resnet18", "uniform", 0.25, image_size=64, num_classes=10)
-    params 0.08x, MACs 0.36x, memory 0.60x of the original's
-    >>> model.redistribution.table.loc[0].tolist()
-    ['conv1', 5, 64, 60, '']
+    params 0.05x, MACs 0.36x, memory 0.45x of the original's
+    >>> model.redistribution.rows[0]
+    Row(layer='conv1', convs=3, before=64, after=60, note='')
     """
     budgets = {"params": params, "macs": macs, "memory": memory, "latency": latency}
     given = {what: number for what, number in budgets.items() if number is not None}
@@ -80,6 +80,7 @@ def redistribute(
     how = {name: options.pop(name) for name in _HOW if name in options}
     asked = {"num_classes": num_classes, "in_chans": in_chans, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
+    check_integer("num_classes", asked.get("num_classes", 0), 0)
     original = study(model, image_size, **asked)
     own = model if isinstance(model, nn.Module) else None
     plan = partial(original.plan, template, **how)

@@ -87,10 +87,20 @@ class Redistribution:
     def from_json(cls, text: str) -> "Redistribution":
         """Return what `to_json` wrote."""
         held = json.loads(text)
-        held["rows"] = tuple(Row(**row) for row in held["rows"])
+        held["rows"] = tuple(Row(**_tuples(row)) for row in held["rows"])
+        held["options"] = _tuples(held["options"])
         held["shapes"] = {name: tuple(shape) for name, shape in held["shapes"].items()}
         held["integers"] = tuple(map(tuple, held["integers"]))
         return cls(**held | {key: tuple(held[key]) for key in ("image_shape", "params", "macs")})
+
+
+def _tuples(values: Mapping) -> dict:
+    """Return values as they were before JSON made lists of tuples, an Inception module's six."""
+
+    def as_tuple(value):
+        return tuple(map(as_tuple, value)) if isinstance(value, list) else value
+
+    return {name: as_tuple(value) for name, value in values.items()}
 
 
 def rebuild(text: str, model: nn.Module | None = None) -> nn.Module:
@@ -101,8 +111,8 @@ def rebuild(text: str, model: nn.Module | None = None) -> nn.Module:
     Examples
     --------
     >>> from fredist import redistribute
-    >>> text = redistribute("resnet18", "uniform", 0.25, image_size=64).redistribution.to_json()
-    >>> rebuild(text).redistribution.filters[:3]
-    (60, 60, 60)
+    >>> model = redistribute("vgg19", "uniform", like="macs", num_classes=100)
+    >>> rebuild(model.redistribution.to_json()).filters[:3]
+    (152, 152, 152)
     """
     return Redistribution.from_json(text).build(model)

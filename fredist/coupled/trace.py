@@ -77,7 +77,7 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
     )
     sizes = {name: size for name, size in pairs if symbols(name) == [name]}
     attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
-    named = dict(zip(tensors, shapes, strict=False))
+    named = dict.fromkeys(trained, ()) | dict(zip(tensors, shapes, strict=False))
     guards = _guards(held[0])
     attributes |= dict(_unread(attributes, named, sizes, guards))
     attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
