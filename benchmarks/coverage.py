@@ -221,7 +221,8 @@ def in_a_process(source: str, limit: float) -> dict:
 
 def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
     """Return the table as Markdown, and what fails with its causes before it."""
-    rows = [(family, known[source]) for family, names in families.items() for source in names]
+    all_ = [(family, source) for family, names in families.items() for source in names]
+    rows = [(family, known[source]) for family, source in all_ if source in known]
     traced = [found for _, found in rows if "trace_s" in found]
     rebuilt = [median(found["rebuild_s"]) for found in traced if found["rebuild_s"]]
     where = describe(torch.device("cpu"))
@@ -233,6 +234,8 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
         "run forward and backward on two images.",
         "",
     ]
+    if len(rows) < len(all_):
+        lines.append(f"- {len(all_) - len(rows)} of {len(all_)} networks are not examined yet.")
     for library in ("torchvision", "timm"):
         own = [found for family, found in rows if family.startswith(library)]
         whole = sum(found["works"] == TRIES for found in own)

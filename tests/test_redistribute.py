@@ -4,6 +4,7 @@ import copy
 import json
 import math
 from functools import partial
+from itertools import product
 
 import pytest
 import timm
@@ -88,29 +89,28 @@ def test_each_kind_of_coupling_is_found_and_rebuilt():
 
 
 def test_the_base_at_width_one_is_the_original_to_the_last_parameter():
-    for name in ("mobilenetv3_small_050", "torchvision/shufflenet_v2_x0_5", "resnet18"):
+    for name in ("mobilenetv3_small_050", "resnet18"):
         plan = study(name, 64).plan("base", 1.0)
         assert (plan.params[0], plan.shapes, plan.integers) == (plan.params[1], {}, ())
 
 
-@pytest.mark.parametrize("template", TEMPLATES)
-def test_traced_layers_agree_with_the_papers_own(template):
-    middle = {"vertex": "middle"} if template == "quadratic" else {}
+def test_traced_layers_agree_with_the_papers_own():
     stages = {"tie": [["conv1", "layer1"], "layer2", "layer3", "layer4"]}
-    last = {"fixed": ["blocks.4.1"]}
-    asked = {"vgg19": ({}, {}), "resnet50": (stages, {}), "mobilenet": (middle | last, middle)}
-    for model, (traced, own) in asked.items():
-        original = study(f"timm/fredist_{model}")
-        for width in (0.5, 1.3):
-            plan = original.plan(template, width, **traced)
-            network = make_network(model, template, width, **own)
-            assert (plan.params[1], plan.macs[1]) == (network.params, network.macs(32))
+    asked = {"vgg19": {}, "resnet50": stages, "mobilenet": {"fixed": ["blocks.4.1"]}}
     modules = [f"features.{i}" for i in (1, 2, 4, 5, 6, 7, 8, 10, 11)]
-    if template != "base":  # whose modules have six sizes of their own
-        network = make_network("inception", template, 0.5, **middle)
-        original = study("timm/fredist_inception")
-        plan = original.plan(filters=network.filters, groups=modules)
-        assert (plan.params[1], plan.macs[1]) == (network.params, network.macs(32))
+    originals = {model: study(f"timm/fredist_{model}") for model in (*asked, "inception")}
+    for template, width in product(TEMPLATES, (0.5, 1.3)):
+        for model, original in originals.items():
+            odd = template == "quadratic" and model in ("mobilenet", "inception")
+            own = {"vertex": "middle"} if odd else {}
+            network = make_network(model, template, width, **own)
+            if model != "inception":
+                plan = original.plan(template, width, **asked[model], **own)
+            elif template != "base":
+                plan = original.plan(filters=network.filters, groups=modules)
+            else:  # whose modules have six sizes of their own
+                continue
+            assert (plan.params[1], plan.macs[1]) == (network.params, network.macs(32))
 
 
 def test_budgets_choose_the_largest_width_that_fits():
@@ -135,18 +135,15 @@ def test_budgets_choose_the_largest_width_that_fits():
         quietly("vgg19", "uniform", like="params", macs=1e6)
 
 
-def test_latency_is_met_by_the_slowest_that_it_may_be():
-    model = quietly("vgg19", "uniform", latency=3.0, in_chans=1)
-    found = model.redistribution
-    assert found.width in [step / 20 for step in range(1, 100)]
-    wider = quietly("vgg19", "uniform", found.width + 0.5, in_chans=1)
-    images = torch.rand(1, 1, 32, 32)
-    fast, slow = (min(passes_ms(partial(m.eval(), images), CPU, 0.1)) for m in (model, wider))
-    assert fast <= 3.0 < slow
-    with pytest.raises(
-        ValueError, match="expected a latency that one of the widths reaches, got 0"
-    ):
-        quietly("vgg19", "uniform", latency=1e-4)
+def test_latency_is_met_by_the_largest_width_of_a_grid():
+    roomy = quietly("vgg19", "uniform", latency=1e4).redistribution
+    assert roomy.macs[1] <= 4 * roomy.macs[0]  # where the walk begins
+    images, model = torch.rand(1, 3, 32, 32), roomy.build().eval()
+    most = min(passes_ms(partial(model, images), CPU, 0.1)) / 3
+    model = quietly("vgg19", "uniform", latency=most)
+    assert round(20 * model.redistribution.width, 6).is_integer()
+    assert model.redistribution.width < roomy.width
+    assert min(passes_ms(partial(model.eval(), images), CPU, 0.1)) <= most
 
 
 def test_a_network_is_rebuilt_from_json_alone():
@@ -203,7 +200,7 @@ def test_weights_are_spread_as_the_models_own_initialisation_has_it(name):
         if isinstance(module, nn.Conv2d) and module.weight.numel() > 500:
             fan_out = module.weight.shape[0] * module.weight[0, 0].numel() // module.groups
             expected = math.sqrt(2 / fan_out)
-            assert float(module.weight.std()) == pytest.approx(expected, rel=0.15)
+            assert float(module.weight.detach().std()) == pytest.approx(expected, rel=0.15)
     fresh = quietly(name, "base", 1.0, image_size=64)
     for (key, one), two in zip(
         fresh.state_dict().items(), timm_original(name).values(), strict=True

@@ -113,7 +113,7 @@ def _memory(redistribution: Redistribution, model, *, original: bool = False) ->
 def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
     """Return the median of a pass over one image, in ms, and its upper 95% confidence bound."""
     work = torch.inference_mode()(partial(built.eval(), torch.rand(1, *image_shape)))
-    times = sorted(passes_ms(work, torch.device("cpu")))
+    times = sorted(passes_ms(work, torch.device("cpu"), seconds=0.3))
     n = len(times)
     # The median's bound is an order statistic: so many passes lie below it by a coin's toss.
     upper = min(n - 1, ceil(n / 2 + 0.98 * sqrt(n)))
