@@ -1,6 +1,7 @@
 """A newly built model with new sizes: tensors, integers that modules hold, timm's bookkeeping."""
 
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 
 import torch
@@ -41,9 +42,10 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     try:
         images = torch.rand(1, *image_shape, device=device)
         model.eval()(images)
-        if hasattr(model, "num_features") and hasattr(model, "forward_features"):
-            maps = model.forward_features(images)
-            model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
+        if hasattr(model, "num_features"):
+            with suppress(AttributeError):  # it has none, or one that does not run: MobileNetV5's
+                maps = model.forward_features(images)
+                model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
     except Exception as error:
         raise ValueError(
             f"expected the redistributed network to run, got {type(error).__name__}: "

@@ -8,6 +8,7 @@ docs/coupling.md says more.
 
 import contextlib
 import copy
+import inspect
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -16,6 +17,8 @@ from math import prod
 import torch
 from torch import nn
 from torch.export import Dim, export
+from torch.nn.functional import batch_norm
+from torch.overrides import TorchFunctionMode
 
 from .channels import BATCH, Channels, Conv, Size, evaluate, symbols
 
@@ -25,6 +28,8 @@ _NOT_CHANNELS |= {"num_groups", "num_classes", "num_heads", "training"}
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
 _UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
 _UNREAD |= {"num_channels"}
+# What a batch norm is given that has the channels' size.
+_OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> Channels:
@@ -127,7 +132,8 @@ class _Runner:
         self.ran.clear()
         set_integers(self.model, integers)
         try:
-            return torch.func.functional_call(self.model, tensors, (images,))
+            with _PlainNorms():
+                return torch.func.functional_call(self.model, tensors, (images,))
         finally:
             for hook in hooks:
                 hook.remove()
@@ -143,6 +149,20 @@ class _Runner:
 
     def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
         self.ran.append((name, inputs[0].shape[1], maps.shape))
+
+
+class _PlainNorms(TorchFunctionMode):
+    """Batch norms as little more than their checks of sizes: half of a trace's time is theirs."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is not batch_norm:
+            return func(*args, **(kwargs or {}))
+        asked = inspect.signature(batch_norm).bind(*args, **(kwargs or {})).arguments
+        maps, *others = (asked.get(name) for name in _OF_CHANNELS)
+        others = [tensor for tensor in others if tensor is not None]
+        for tensor in others:
+            torch._check(tensor.shape[0] == maps.shape[1])
+        return maps + sum(tensor.sum() for tensor in others) if others else maps
 
 
 class _Exported(nn.Module):
