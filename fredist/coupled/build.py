@@ -33,17 +33,17 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     infos = getattr(
         getattr(model, "feature_info", None), "info", getattr(model, "feature_info", [])
     )
-    hooks, training = [], model.training
+    hooks, training, modules = [], model.training, dict(model.named_modules())
     for info in infos:
-        if isinstance(info, dict) and info.get("module"):
-            module = model.get_submodule(info["module"])
+        # MobileNetV5's names a module that it does not have.
+        if isinstance(info, dict) and (module := modules.get(info.get("module"))):
             hooks.append(module.register_forward_hook(partial(_note_channels, info)))
     device = next(model.parameters()).device
     try:
         images = torch.rand(1, *image_shape, device=device)
         model.eval()(images)
         if hasattr(model, "num_features"):
-            with suppress(AttributeError):  # it has none, or one that does not run: MobileNetV5's
+            with suppress(AttributeError):  # it need not have one
                 maps = model.forward_features(images)
                 model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
     except Exception as error:
