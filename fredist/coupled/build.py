@@ -36,7 +36,8 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     hooks, training, modules = [], model.training, dict(model.named_modules())
     for info in infos:
         # MobileNetV5's names a module that it does not have.
-        if isinstance(info, dict) and (module := modules.get(info.get("module"))):
+        module = modules.get(info.get("module")) if isinstance(info, dict) else None
+        if module is not None:
             hooks.append(module.register_forward_hook(partial(_note_channels, info)))
     device = next(model.parameters()).device
     try:
