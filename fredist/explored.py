@@ -13,8 +13,8 @@ import pandas as pd
 from .checks import check_choice, check_integer, check_number
 from .coupled import Redistribution, study
 from .coupled.plan import Papers, Traced
+from .coupled.redistribute import fitting
 from .networks import FAMILIES
-from .networks.budget import largest
 from .style import TEMPLATE_LOOKS, Picture, applied
 from .tables import TEMPLATE_LABELS
 
@@ -174,10 +174,7 @@ def answer(state: State, known: Papers | Traced | None = None) -> Answer:
     if state.by != "width":
         original = getattr(plan(1.0), state.by)[0]
         budget = floor(state.amount * original)
-        width = largest(lambda width: getattr(plan(width), state.by)[1], budget)
-        if width is None:
-            least = getattr(plan(0.0001), state.by)[1]
-            raise ValueError(f"expected at least {least:,} as {state.by}, got {budget:,}")
+        width = fitting(plan, state.by, budget)
     return Answer(state, plan(width), budget)
 
 

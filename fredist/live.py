@@ -12,13 +12,12 @@ from torch import nn
 
 from .batches import ResidentImages
 from .coupled.plan import Traced
-from .coupled.redistribute import MEMORY_BATCH
+from .coupled.redistribute import memory_of
 from .coupled.redistribution import Redistribution
-from .coupled.trace import on_meta
 from .data import DATASETS, load, subset
 from .device import choose_device, numerics
 from .explored import State
-from .measure import passes_ms, tensor_peak
+from .measure import passes_ms
 from .networks import FAMILIES
 from .recipes import Recipe
 from .train import Diverged, evaluate, make_optimizer, train_step
@@ -70,8 +69,7 @@ def _check_size(found: Redistribution, what: str) -> None:
 
 
 def _memory(model: nn.Module, image_shape: tuple, report: Callable) -> int:
-    images = torch.empty(MEMORY_BATCH, *image_shape, device="meta")
-    return tensor_peak(on_meta(model), images, "inference")
+    return memory_of(model, image_shape)
 
 
 def _time(model: nn.Module, image_shape: tuple, report: Callable) -> float:

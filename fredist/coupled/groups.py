@@ -3,12 +3,10 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
 
 from ..checks import as_words, closest
+from ..templates import round_filters
 from .layers import Layer
-
-HOW = ("alone", "tied", "equal", "fixed")
 
 
 @dataclass(frozen=True)
@@ -42,8 +40,8 @@ class Group:
         if self.how == "equal":
             return {layer.name: filters for layer in self.layers}
         ratio = Fraction(filters, self.layers[0].filters)
-        half = Fraction(1, 2)
-        return {la.name: max(1, floor(la.filters * ratio + half)) for la in self.layers}
+        shares = round_filters([layer.filters * ratio for layer in self.layers])
+        return {layer.name: share for layer, share in zip(self.layers, shares, strict=True)}
 
 
 def make_groups(

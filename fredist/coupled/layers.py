@@ -14,6 +14,7 @@ from functools import partial
 from itertools import islice, product
 from math import floor
 
+from ..templates import round_filters
 from .channels import Channels, Size, evaluate, symbols
 
 _TRIES = 500  # of numbers of filters for one layer, until what follows from one has a solution
@@ -265,10 +266,5 @@ def _sides(guard: str) -> tuple[str, str] | None:
 def _split(original: Mapping[str, int], amount: int) -> dict[str, int]:
     """Share an amount in the original proportions, by the largest remainder, each at least one."""
     total = sum(original.values())
-    exact = {symbol: Fraction(size * amount, total) for symbol, size in original.items()}
-    shares = {symbol: max(1, floor(value)) for symbol, value in exact.items()}
-    while (left := amount - sum(shares.values())) != 0:
-        step = 1 if left > 0 else -1
-        open_ = [symbol for symbol in shares if step > 0 or shares[symbol] > 1]
-        shares[max(open_, key=lambda symbol: step * (exact[symbol] - shares[symbol]))] += step
-    return shares
+    exact = [Fraction(size * amount, total) for size in original.values()]
+    return dict(zip(original, round_filters(exact, keep_total=True), strict=True))

@@ -9,7 +9,7 @@ from torch import nn
 
 from ..checks import check_choice, check_integer, check_number
 from ..measure import passes_ms, tensor_peak
-from ..networks.budget import largest
+from ..networks.budget import GRID, largest
 from .plan import study
 from .redistribution import Redistribution
 from .trace import on_meta
@@ -71,12 +71,10 @@ def redistribute(
     budgets = {"params": params, "macs": macs, "memory": memory, "latency": latency}
     given = {what: number for what, number in budgets.items() if number is not None}
     if len(given) + (like is not None) + (width is not None) > 1:
-        said = [
-            *given,
-            *(["like"] if like is not None else []),
-            *(["width"] if width is not None else []),
-        ]
+        said = [*given, *(["like"] * (like is not None)), *(["width"] * (width is not None))]
         raise ValueError(f"expected one of width, like and a budget, got {', '.join(said)}")
+    for what, most in given.items():
+        check_number(what, most, above=True)
     how = {name: options.pop(name) for name in _HOW if name in options}
     asked = {"num_classes": num_classes, "in_chans": in_chans, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
@@ -88,7 +86,7 @@ def redistribute(
         given = {check_choice("like", like, COSTS): None}
     if given:
         ((what, most),) = given.items()
-        width = _fitting(plan, what, most, own)
+        width = fitting(plan, what, most, own)
     built = plan(1.0 if width is None else width).build(own)
     if not given and not quiet:
         print(ratios(built.redistribution, own))
@@ -104,10 +102,14 @@ def ratios(redistribution: Redistribution, model: nn.Module | None = None) -> st
 
 
 def _memory(redistribution: Redistribution, model, *, original: bool = False) -> int:
-    """Return the peak bytes of all tensors in inference, as Table 3's are computed."""
-    built = on_meta(redistribution.build(model, original=original))
-    images = torch.empty(MEMORY_BATCH, *redistribution.image_shape, device="meta")
-    return tensor_peak(built, images, "inference")
+    built = redistribution.build(model, original=original)
+    return memory_of(built, redistribution.image_shape)
+
+
+def memory_of(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
+    """Return the peak bytes of all tensors in inference of 64 images, as Table 3's are computed."""
+    images = torch.empty(MEMORY_BATCH, *image_shape, device="meta")
+    return tensor_peak(on_meta(model), images, "inference")
 
 
 def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
@@ -120,10 +122,13 @@ def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
     return times[n // 2], times[upper]
 
 
-def _fitting(plan: Callable[[float], Redistribution], what: str, most, own) -> float:
-    """Return the largest width within a budget; None is what the original costs."""
-    if most is not None:
-        check_number(what, most, above=True)
+def fitting(
+    plan: Callable[[float], Redistribution],
+    what: str,
+    most: float | None = None,
+    own: nn.Module | None = None,
+) -> float:
+    """Return the largest width whose plan costs at most that; None is what the original costs."""
     if what == "latency":
         return _fitting_latency(plan, most, own)
 
@@ -136,7 +141,7 @@ def _fitting(plan: Callable[[float], Redistribution], what: str, most, own) -> f
         most = _memory(found, own, original=True) if what == "memory" else getattr(found, what)[0]
     width = largest(cost, most)
     if width is None:
-        raise ValueError(f"expected at least {cost(1 / 10_000):,} as {what}, got {most:,.0f}")
+        raise ValueError(f"expected at least {cost(1 / GRID):,} as {what}, got {most:,.0f}")
     return width
 
 
