@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from .batches import ResidentImages
+from .coupled import sources
 from .coupled.plan import Traced
 from .coupled.redistribute import memory_of
 from .coupled.redistribution import Redistribution
@@ -74,7 +75,8 @@ def _memory(model: nn.Module, image_shape: tuple, report: Callable) -> int:
 
 def _time(model: nn.Module, image_shape: tuple, report: Callable) -> float:
     with _computing(RECIPE) as device:
-        model, image = model.to(device).eval(), torch.rand(1, *image_shape, device=device)
+        model = model.to(device).eval()
+        image = sources.images(model, image_shape)
 
         @torch.no_grad()
         def work():

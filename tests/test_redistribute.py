@@ -28,7 +28,7 @@ class Zoo(nn.Module):
 
     def __init__(self, split=12):
         super().__init__()
-        self.split, self.sizes = split, [8, 16]
+        self.split, self.sizes, self.order = split, [8, 16], [12, 10, 8, 0]  # no channels
         self.stem = nn.Conv2d(3, 24, 3, 2, 1, bias=False)
         self.norm = nn.GroupNorm(4, 24)
         self.expand = nn.Conv2d(24, 36, 1)
@@ -53,7 +53,8 @@ class Zoo(nn.Module):
         x = x.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
         small, large = torch.split(self.mixed(self.grouped(x)), self.sizes, 1)
         x = self.gain * self.scale * (self.small(small) + self.large(large))
-        return self.classifier(self.hidden(F.adaptive_avg_pool2d(x, 2).flatten(1)))
+        pixels = F.adaptive_avg_pool2d(x, 4).flatten(2)[:, :, self.order]
+        return self.classifier(self.hidden(pixels.flatten(1)))
 
 
 def sizes(model):
@@ -92,6 +93,21 @@ def test_the_base_at_width_one_is_the_original_to_the_last_parameter():
     for name in ("mobilenetv3_small_050", "resnet18"):
         plan = study(name, 64).plan("base", 1.0)
         assert (plan.params[0], plan.shapes, plan.integers) == (plan.params[1], {}, ())
+
+
+@pytest.mark.parametrize("name", ["resnet18", "convnext_atto"])
+def test_layers_do_not_depend_on_the_size_of_the_images(name):
+    """Though the last stage's maps are one pixel for images of 32."""
+    small, own = (study(name, size).found.layers for size in (32, None))
+    assert [(layer.convs, layer.filters) for layer in small] == [
+        (layer.convs, layer.filters) for layer in own
+    ]
+
+
+def test_a_network_may_compute_in_another_type():
+    model = quietly(Partial().bfloat16(), "uniform", 2.0, image_size=8)
+    assert model(torch.rand(1, 3, 8, 8).bfloat16()).dtype == torch.bfloat16
+    assert quietly(Partial().bfloat16(), "uniform", like="memory", image_size=8).stem.weight.numel()
 
 
 def test_traced_layers_agree_with_the_papers_own():
@@ -189,7 +205,9 @@ def test_timms_bookkeeping_is_right_afterwards():
         model.reset_classifier(3)
         assert model(images).shape == (2, 3)
         exported = torch.export.export(model, (images,)).module()
-        torch.testing.assert_close(exported(images), model(images), rtol=1e-3, atol=1e-4)
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        for same in (exported, compiled):
+            torch.testing.assert_close(same(images), model(images), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["timm/fredist_vgg19", "resnet18", "efficientnet_b0"])
@@ -230,6 +248,22 @@ def test_what_cannot_be_done_is_a_sentence():
         quietly("resnet18", "uniform", image_size=64, tie=["layer9"])
     with pytest.raises(ValueError, match=r"expected each layer in one group, got layer1\.0"):
         quietly("resnet18", "uniform", image_size=64, tie=["layer1", "layer1.0"])
+    for given in ({"tie": "layer9"}, {"groups": "layer9"}, {"fixed": "layer9"}):
+        with pytest.raises(ValueError, match="name of a module with layers, got 'layer9'"):
+            quietly("resnet18", "uniform", image_size=64, **given)
+    with pytest.raises(ValueError, match="integer of at least 1 as in_chans, got 0"):
+        quietly("resnet18", "uniform", in_chans=0)
+    for weights in ({"pretrained": True}, {"checkpoint_path": "here"}, {"weights": "DEFAULT"}):
+        with pytest.raises(ValueError, match=f"expected no {next(iter(weights))}"):
+            quietly("torchvision/alexnet", "uniform", **weights)
+    with pytest.raises(TypeError, match="expected options that JSON can hold"):
+        quietly("resnet18", "uniform", act_layer=nn.SiLU)
+    for model in (None, nn.Conv2d):
+        with pytest.raises(TypeError, match="expected a network's name or a module, got"):
+            quietly(model, "uniform")
+    for model in (nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 2)), nn.Conv2d(3, 8, 3)):
+        with pytest.raises(ValueError, match="expected a network with convolutions whose"):
+            quietly(model, "uniform", image_size=8)
     with pytest.raises(
         ValueError, match=r"expected a network that torch\.export traces with images"
     ):
@@ -269,9 +303,10 @@ class Branching(nn.Module):
         return self.head(x if x.sum() > 0 else -x)
 
 
-def test_a_network_that_cannot_be_traced_is_refused():
+def test_a_network_that_cannot_be_traced_is_refused_in_a_sentence(capfd):
     with pytest.raises(ValueError, match=r"expected a network that torch\.export traces"):
         quietly(Branching(), "uniform", image_size=16)
+    assert capfd.readouterr() == ("", "")
 
 
 def test_auxiliary_classifiers_are_redistributed_too():

@@ -9,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from . import sources
 from .initial import reshape
 from .trace import set_integers
 
@@ -39,9 +40,8 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
         module = modules.get(info.get("module")) if isinstance(info, dict) else None
         if module is not None:
             hooks.append(module.register_forward_hook(partial(_note_channels, info)))
-    device = next(model.parameters()).device
+    images = sources.images(model, image_shape)
     try:
-        images = torch.rand(1, *image_shape, device=device)
         model.eval()(images)
         if hasattr(model, "num_features"):
             with suppress(AttributeError):  # it need not have one

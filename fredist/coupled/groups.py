@@ -60,7 +60,11 @@ def make_groups(
         If a name has no layer, or a layer two groups.
     """
     owner = {}
-    given = [("tied", group) for group in tie or ()] + [("equal", group) for group in groups or ()]
+    given = [
+        (how, group)
+        for how, asked in (("tied", tie), ("equal", groups))
+        for group in as_words("names of modules", asked) or ()
+    ]
     given += [("fixed", name) for name in as_words("fixed", fixed) or ()]
     for number, (how, names) in enumerate(given):
         for name in as_words("names of modules", names):

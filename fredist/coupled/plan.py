@@ -1,5 +1,6 @@
 """From a network and a template to a redistribution: by tracing it, or by the paper's own lists."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -13,7 +14,7 @@ from . import sources
 from .channels import evaluate
 from .groups import Group, make_groups
 from .layers import Layers, find_layers
-from .redistribution import Redistribution, Row
+from .redistribution import Redistribution, Row, as_tuples
 from .trace import trace
 
 
@@ -113,29 +114,46 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
     (240, 240, 240)
     """
     if isinstance(model, nn.Module):
+        in_chans = options.pop("in_chans", None) or sources.first_channels(model)
         if options:
             raise TypeError(
                 f"expected no options beside a module, which has its own, got {options}"
             )
-        in_chans = next(
-            m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd)
-        ).in_channels
-        shape = sources.image_shape(model, in_chans, image_size)
-        return Traced("", {}, shape, find_layers(trace(model, shape)))
+        return _traced("", {}, model, image_size, in_chans)
+    if not isinstance(model, str):
+        raise TypeError(f"expected a network's name or a module, got {model!r}")
     if model in FAMILIES:
         size = 32 if image_size is None else image_size
         return Papers(model, options, check_integer("image_size", size))
-    return _study("/".join(sources.find(model)), image_size, tuple(sorted(options.items())))
+    try:
+        text = json.dumps(options, sort_keys=True)
+    except TypeError as error:
+        raise TypeError(
+            f"expected options that JSON can hold, to rebuild the network from (timm takes names of "
+            f"layers, too: act_layer='silu'), got {options}"
+        ) from error
+    return _study("/".join(sources.find(model)), image_size, text)
 
 
 @lru_cache(maxsize=32)
-def _study(source: str, image_size: int | None, options: tuple) -> Traced:
+def _study(source: str, image_size: int | None, text: str) -> Traced:
     library, name = source.split("/")
-    options = dict(options)
+    options = as_tuples(json.loads(text))
     size = sources.own_size(library, name) if image_size is None else image_size
     built = sources.create(library, name, **options)
-    shape = sources.image_shape(built, options.get("in_chans", 3), size)
-    return Traced(source, options, shape, find_layers(trace(built, shape)))
+    return _traced(source, options, built, size, options.get("in_chans", 3))
+
+
+def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chans: int) -> Traced:
+    shape, own = (sources.image_shape(model, in_chans, size) for size in (image_size, None))
+    larger = [own] if max(own) > max(shape) else []
+    layers = find_layers(trace(model, shape, *larger))
+    if not layers.layers:
+        raise ValueError(
+            "expected a network with convolutions whose number of filters may change, got "
+            f"{source or type(model).__name__} with none"
+        )
+    return Traced(source, options, shape, layers)
 
 
 def _solved(units: list[Group], template, width, vertex, rounding) -> list[int]:

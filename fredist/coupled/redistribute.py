@@ -10,6 +10,7 @@ from torch import nn
 from ..checks import check_choice, check_integer, check_number
 from ..measure import passes_ms, tensor_peak
 from ..networks.budget import GRID, largest
+from . import sources
 from .plan import study
 from .redistribution import Redistribution
 from .trace import on_meta
@@ -79,6 +80,7 @@ def redistribute(
     asked = {"num_classes": num_classes, "in_chans": in_chans, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
     check_integer("num_classes", asked.get("num_classes", 0), 0)
+    check_integer("in_chans", asked.get("in_chans", 3))
     original = study(model, image_size, **asked)
     own = model if isinstance(model, nn.Module) else None
     plan = partial(original.plan, template, **how)
@@ -108,14 +110,15 @@ def _memory(redistribution: Redistribution, model, *, original: bool = False) ->
 
 def memory_of(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Return the peak bytes of all tensors in inference of 64 images, as Table 3's are computed."""
-    images = torch.empty(MEMORY_BATCH, *image_shape, device="meta")
-    return tensor_peak(on_meta(model), images, "inference")
+    model = on_meta(model)
+    return tensor_peak(model, sources.images(model, image_shape, MEMORY_BATCH), "inference")
 
 
 def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
     """Return the median of a pass over one image, in ms, and its upper 95% confidence bound."""
-    work = torch.inference_mode()(partial(built.eval(), torch.rand(1, *image_shape)))
-    times = sorted(passes_ms(work, torch.device("cpu"), seconds=0.3))
+    image = sources.images(built, image_shape)
+    work = torch.inference_mode()(partial(built.eval(), image))
+    times = sorted(passes_ms(work, image.device, seconds=0.3))
     n = len(times)
     # The median's bound is an order statistic: so many passes lie below it by a coin's toss.
     upper = min(n - 1, ceil(n / 2 + 0.98 * sqrt(n)))

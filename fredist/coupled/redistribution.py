@@ -87,14 +87,14 @@ class Redistribution:
     def from_json(cls, text: str) -> "Redistribution":
         """Return what `to_json` wrote."""
         held = json.loads(text)
-        held["rows"] = tuple(Row(**_tuples(row)) for row in held["rows"])
-        held["options"] = _tuples(held["options"])
+        held["rows"] = tuple(Row(**as_tuples(row)) for row in held["rows"])
+        held["options"] = as_tuples(held["options"])
         held["shapes"] = {name: tuple(shape) for name, shape in held["shapes"].items()}
         held["integers"] = tuple(map(tuple, held["integers"]))
         return cls(**held | {key: tuple(held[key]) for key in ("image_shape", "params", "macs")})
 
 
-def _tuples(values: Mapping) -> dict:
+def as_tuples(values: Mapping) -> dict:
     """Return values as they were before JSON made lists of tuples, an Inception module's six."""
 
     def as_tuple(value):

@@ -3,11 +3,13 @@
 import copy
 from collections.abc import Iterable
 
+import torch
 from torch import nn
 
 from ..checks import check_integer, closest
 
 LIBRARIES = ("timm", "torchvision")
+_WEIGHTS = {"pretrained", "checkpoint_path", "weights"}  # options of both
 
 
 def find(name: str) -> tuple[str, str]:
@@ -31,6 +33,10 @@ def find(name: str) -> tuple[str, str]:
 
 def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> nn.Module:
     """Return a newly built network; None classes are as many as the library has by default."""
+    if given := _WEIGHTS & options.keys():
+        raise ValueError(
+            f"expected no {', '.join(given)}: a network with other filters is trained anew"
+        )
     if num_classes is not None:
         options["num_classes"] = num_classes
     if library == "timm":
@@ -53,6 +59,12 @@ def own_size(library: str, name: str) -> int | None:
     return models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
 
 
+def first_channels(model: nn.Module) -> int:
+    """Return what a module's first convolution reads: most likely an image."""
+    convs = (m for m in model.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return getattr(next(convs, None), "in_channels", 3)
+
+
 def image_shape(model: nn.Module, in_chans: int, image_size) -> tuple[int, int, int]:
     """Return (channels, height, width) of the images a network is made for, or of that size."""
     if image_size is not None:
@@ -60,6 +72,12 @@ def image_shape(model: nn.Module, in_chans: int, image_size) -> tuple[int, int, 
         return in_chans, *(check_integer("image_size", size) for size in sizes)
     config = getattr(model, "default_cfg", None) or {}
     return in_chans, *config.get("input_size", (3, 224, 224))[1:]
+
+
+def images(model: nn.Module, image_shape: tuple[int, int, int], count: int = 1) -> torch.Tensor:
+    """Return random images that a model takes: of its weights' type, and where they are."""
+    weight = next(model.parameters())
+    return torch.rand(count, *image_shape, dtype=weight.dtype, device=weight.device)
 
 
 def newly_built(model: nn.Module) -> nn.Module:

@@ -9,6 +9,7 @@ docs/coupling.md says more.
 import contextlib
 import copy
 import inspect
+import io
 import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
@@ -20,6 +21,7 @@ from torch.export import Dim, export
 from torch.nn.functional import batch_norm
 from torch.overrides import TorchFunctionMode
 
+from . import sources
 from .channels import BATCH, Channels, Conv, Size, evaluate, symbols
 
 # Integers of a module that are no channel counts, whatever their value.
@@ -32,11 +34,13 @@ _UNREAD |= {"num_channels"}
 _OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
-def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> Channels:
+def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -> Channels:
     """Return the channels of a network that takes images of (channels, height, width).
 
     Runs on the meta device: no memory, no arithmetic. Where parameters are used in training alone,
     such as those of auxiliary classifiers, a training step is traced. The network stays as it is.
+    A convolution makes maps if it does for images of any shape given: those of a network's last
+    stage may be one pixel for small images, as a squeeze-excitation's are for all.
 
     Raises
     ------
@@ -44,17 +48,25 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int]) -> Channels:
         If the network cannot be traced, with torch.export's own first words.
     """
     model = on_meta(model)
-    return _trace(model.eval(), image_shape) or _trace(model.train(), image_shape, last=True)
+    shapes = image_shape, *larger
+    return _trace(model.eval(), *shapes) or _trace(model.train(), *shapes, last=True)
 
 
-def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Channels | None:
+def _trace(
+    model: nn.Module, image_shape: tuple, *larger: tuple, last: bool = False
+) -> Channels | None:
     """Trace in the model's present mode; None if parameters stay unused, unless it is the last."""
     trained = dict(model.named_parameters())
     tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
     tensors = {name: t for name, t in tensors.items() if t.dim()}
     runner = _Runner(model, tensors)
     inputs = [*tensors.values(), *(torch.empty(v, device="meta") for v in runner.places.values())]
-    images = torch.empty(BATCH, *image_shape, device="meta")
+    maps = set()
+    for shape in larger:
+        with contextlib.suppress(Exception):  # a network may take images of one size alone
+            runner(inputs, sources.images(model, shape, BATCH))
+        maps |= _maps(runner.ran)
+    images = sources.images(model, image_shape, BATCH)
     try:
         with _silence():
             shapes = ([_dynamic(tensor) for tensor in inputs], None)
@@ -89,8 +101,9 @@ def _trace(model: nn.Module, image_shape: tuple, *, last: bool = False) -> Chann
     returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
     outputs = {symbol for size in returned for symbol in symbols(_size(size))}
+    maps |= _maps(runner.ran)
     convs = [
-        Conv(name, _size(inputs), _size(shape[1]), any(_size(s) != 1 for s in shape[2:]))
+        Conv(name, _size(inputs), _size(shape[1]), name in maps)
         for name, inputs, shape in runner.ran
     ]
     return Channels(
@@ -188,6 +201,11 @@ def set_integers(model: nn.Module, integers: Mapping) -> None:
         vars(module)[attribute] = value
 
 
+def _maps(ran: list[tuple]) -> set[str]:
+    """Return the names of convolutions that made more than one pixel."""
+    return {name for name, _, shape in ran if any(_size(size) != 1 for size in shape[2:])}
+
+
 def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]:
     """Find the integers that modules hold, also in lists, whose values are channel counts."""
     for name, module in model.named_modules():
@@ -199,7 +217,8 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
                 continue
             listed = type(held) in (list, tuple)
             values = held if listed else [held]
-            if all(type(value) is int for value in values):
+            # A list with a zero in it is of indices, such as an order of coefficients.
+            if all(type(value) is int and value > 0 for value in values):
                 for place, value in enumerate(values):
                     if value in channels:
                         yield (name, attribute, place if listed else None), value
@@ -285,13 +304,16 @@ def _products(nodes) -> Iterator[Size]:
 
 @contextlib.contextmanager
 def _silence():
-    """Keep export from logging each dimension that turns out to be fixed: that is a result here."""
-    loggers = [logging.getLogger(name) for name in ("torch.export", "torch._export")]
+    """Keep PyTorch from logging what is a result here (a fixed dimension), or an error of ours."""
+    names = ["torch.export", "torch._export", "torch._subclasses.fake_tensor"]
+    names.append("torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in names]
     levels = [logger.level for logger in loggers]
     try:
         for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        yield
+            logger.setLevel(logging.CRITICAL)
+        with contextlib.redirect_stderr(io.StringIO()):  # where a failed trace is printed, whole
+            yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
