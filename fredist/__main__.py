@@ -55,8 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     """Show a table or figure: at once what there is, and again when what is missing is made."""
     choices, store = choose(name, **given), Store()
-    there = sorted({record.identity["device"] for record in store.measurements()})
-    check_choice("device", choices.device or "cpu", (*DEVICES, *there))
+    check_choice("device", choices.device or "cpu", (*DEVICES, *store.devices()))
     check_number("minutes", 1 if minutes is None else minutes, above=True)
     if remeasure and train is False:
         raise ValueError("expected --remeasure or --no-train, got both")
@@ -70,7 +69,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     making = profile.trains or not choices.experiment.trained if train is None else train
     making = making and choices.device == kind  # not what a device elsewhere measures
     jobs = dict.fromkeys([*choices.runs(), *(_measurements(choices) if making else ())])
-    missing = [job for job in jobs if not store.find(job, kind)]
+    missing = [job for job in jobs if not store.find(job, choices.device)]
     making = making and (missing or remeasure)
     # What was not given is None, whatever the committed notebook shows.
     own = {"profile": choices.profile_name, "train": False}

@@ -200,14 +200,14 @@ class Store:
     def __len__(self) -> int:
         return len(self._records)
 
-    def find(self, job: Run | Measurement, device_type: str | None = None) -> Record | None:
-        """Return a run's or a measurement's record, of one kind of device if that is named.
+    def find(self, job: Run | Measurement, device: str | None = None) -> Record | None:
+        """Return a run's or a measurement's record, of one device if its name or kind is given.
 
         Of a run's alternatives CUDA before CPU, then the oldest, so that a table does not change
         when another is added; of a measurement the newest whose clock was right.
         """
         found = self._records.get(job.id, ())
-        found = [r for r in found if device_type in (None, r.device_type)]
+        found = [r for r in found if device in (None, r.device_type, r.device)]
         if isinstance(job, Measurement):
             return max(found, key=lambda r: (not r.ahead, r.finished, r.path.name), default=None)
         order = {"cuda": 0, "cpu": 1}
@@ -216,6 +216,10 @@ class Store:
             key=lambda r: (order.get(r.device_type, 2), r.ahead, r.finished, r.path.name),
             default=None,
         )
+
+    def devices(self) -> list[str]:
+        """Return the names of the devices on which the records were made."""
+        return sorted({record.device for records in self._records.values() for record in records})
 
     def measurements(self) -> list[Record]:
         """Return all records of measurements."""

@@ -92,11 +92,10 @@ def _counted(choices: Choices, cell: Cell) -> list[dict]:
 
 
 def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
-    """Return the accuracies on one data set, of one kind of device."""
+    """Return the accuracies on one data set, of one kind of device, or of the one that is asked."""
     asked_for = {cell: choices.seeds_of(cell) for cell in cells}
     runs = {(cell, seed): choices.run(cell, seed) for cell in cells for seed in asked_for[cell]}
-    asked = choices.device if choices.device in ("cpu", "cuda") else None
-    found = {key: store.find(run, asked) for key, run in runs.items()}
+    found = {key: store.find(run, choices.device) for key, run in runs.items()}
     kinds = Counter(record.device_type for record in found.values() if record)
     if len(kinds) > 1:  # one kind for the whole table: that of most runs, CUDA if equally many
         kind = max(kinds, key=lambda k: (kinds[k], k == "cuda"))
@@ -283,7 +282,7 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
     for cell in choices.cells():
         for seed in choices.seeds_of(cell):
-            if record := store.find(choices.run(cell, seed)):
+            if record := store.find(choices.run(cell, seed), choices.device):
                 history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
                 rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)

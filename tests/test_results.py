@@ -7,7 +7,7 @@ from recording import CPU, GPU, damage, measured, networks, timed, trained
 
 from fredist.paper import choose
 from fredist.records import Store
-from fredist.results import COLUMNS, collect, gains
+from fredist.results import COLUMNS, collect, gains, histories
 from fredist.runs import COMPUTED
 
 A100 = "NVIDIA A100"
@@ -67,9 +67,13 @@ def test_one_table_is_of_one_kind_of_device(tmp_path):
     assert ours(frame, "top1_last")["value"].tolist()[:3] == [90.0] * 3
     assert ours(frame, "top1_last")["n"].tolist() == [1, 1, 1, 0, 0]
     assert frame.attrs["said"] == ["2 runs were trained on cpu alone, and are left out"]
-    asked = collect(vgg(seeds=0, device="cpu"), Store([tmp_path]))
-    assert ours(asked, "top1_last")["n"].tolist() == [0, 0, 1, 1, 1]
-    assert set(ours(asked, "top1_last")["device"]) == {"", CPU}
+    trained(runs[4], tmp_path, 70.0, "Intel Xeon")
+    for device, there in (("cpu", [0, 0, 1, 1, 1]), (CPU, [0, 0, 1, 1, 1]), (GPU, [1, 1, 1, 0, 0])):
+        asked = vgg(seeds=0, device=device)
+        frame = ours(collect(asked, Store([tmp_path])), "top1_last")
+        assert frame["n"].tolist() == there
+        assert set(frame["device"]) == {"", GPU if device == GPU else CPU}
+        assert histories(asked, Store([tmp_path]))["template"].nunique() == sum(there)
 
 
 def test_a_run_that_moved_names_both_devices(tmp_path):

@@ -129,8 +129,8 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
         text = json.dumps(options, sort_keys=True)
     except TypeError as error:
         raise TypeError(
-            f"expected options that JSON can hold, to rebuild the network from (timm takes names of "
-            f"layers, too: act_layer='silu'), got {options}"
+            f"expected options that JSON can hold, to rebuild the network from (timm takes names "
+            f"of layers, too: act_layer='silu'), got {options}"
         ) from error
     return _study("/".join(sources.find(model)), image_size, text)
 
