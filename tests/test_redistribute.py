@@ -180,6 +180,31 @@ def test_a_network_is_rebuilt_from_json_alone():
         rebuild(own)
 
 
+def test_json_of_another_network_is_refused():
+    plan = study(Partial(), 8).plan("uniform", 2.0)
+    text, held = plan.to_json(), json.loads(plan.to_json())
+    others = [
+        ("expected a redistribution's to_json", bad)
+        for bad in ("", "[]", "{}", "model.json", None, held)
+    ]
+    others += [
+        (words, json.dumps(held | changes))
+        for words, changes in (
+            ("expected a redistribution's to_json", {"rows": None}),
+            ("expected one of the paper's", {"source": "timm/nope"}),
+            ("network that has stem.wait", {"shapes": {"stem.wait": [3]}}),
+            ("network that has stem.weight", {"shapes": {"stem.weight": [3]}}),
+            ("network that has tail.inside", {"integers": [["tail", "inside", None, 3]]}),
+            ("expected 1 parameters, got", {"params": [1, 1]}),
+        )
+    ]
+    for words, other in others:
+        with pytest.raises(ValueError, match=words):
+            rebuild(other, None if "nope" in str(other) else Partial())
+    with pytest.raises(ValueError, match=r"network that has stem\.weight.*this is another network"):
+        rebuild(text, nn.Linear(3, 2))
+
+
 def test_the_papers_networks_are_rebuilt_from_json_too():
     for name, template in (("inception", "base"), ("resnet50", "uniform")):
         found = quietly(name, template, 0.1).redistribution

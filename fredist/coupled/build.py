@@ -13,9 +13,21 @@ from . import sources
 from .initial import reshape
 from .trace import set_integers
 
+_OTHER = "this is another network than was redistributed, or another version of its library"
+
 
 def resize(model: nn.Module, shapes: Mapping, integers: Mapping) -> None:
-    """Give a newly built model new shapes, fresh values and new integers, in place."""
+    """Give a newly built model new shapes, fresh values and new integers, in place.
+
+    A `ValueError` names the first that the model has not: then it is not the one they are of.
+    """
+    tensors = (*model.named_parameters(remove_duplicate=False), *model.named_buffers())
+    dims = {name: tensor.dim() for name, tensor in tensors}
+    there = {(name, held) for name, module in model.named_modules() for held in vars(module)}
+    others = [name for name, shape in shapes.items() if dims.get(name) != len(shape)]
+    others += [f"{name}.{held}" for name, held, _ in integers if (name, held) not in there]
+    if others:
+        raise ValueError(f"expected a network that has {others[0]}, and of that shape: {_OTHER}")
     read = _read_by_classifier(model)
     reshape(model, shapes)
     set_integers(model, integers)
@@ -30,7 +42,7 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     """Raise an error unless a model has so many parameters and runs; let timm know its maps."""
     count = sum(p.numel() for p in model.parameters())
     if count != params:
-        raise RuntimeError(f"expected {params:,} parameters, got {count:,}: please report this")
+        raise ValueError(f"expected {params:,} parameters, got {count:,}: {_OTHER}")
     infos = getattr(
         getattr(model, "feature_info", None), "info", getattr(model, "feature_info", [])
     )

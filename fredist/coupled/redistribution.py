@@ -67,7 +67,7 @@ class Redistribution:
         elif model is not None:
             built = sources.newly_built(model)
         elif library:
-            built = sources.create(library, name, **self.options)
+            built = sources.create(*sources.find(self.source), **self.options)
         else:
             raise ValueError(
                 "expected the original network beside the filters of one of your own: "
@@ -85,13 +85,19 @@ class Redistribution:
 
     @classmethod
     def from_json(cls, text: str) -> "Redistribution":
-        """Return what `to_json` wrote."""
-        held = json.loads(text)
-        held["rows"] = tuple(Row(**as_tuples(row)) for row in held["rows"])
-        held["options"] = as_tuples(held["options"])
-        held["shapes"] = {name: tuple(shape) for name, shape in held["shapes"].items()}
-        held["integers"] = tuple(map(tuple, held["integers"]))
-        return cls(**held | {key: tuple(held[key]) for key in ("image_shape", "params", "macs")})
+        """Return what `to_json` wrote; a `ValueError` says that it did not write this."""
+        try:
+            held = json.loads(text)
+            held["rows"] = tuple(Row(**as_tuples(row)) for row in held["rows"])
+            held["options"] = as_tuples(held["options"])
+            held["shapes"] = {name: tuple(shape) for name, shape in held["shapes"].items()}
+            held["integers"] = tuple(map(tuple, held["integers"]))
+            pairs = {key: tuple(held[key]) for key in ("image_shape", "params", "macs")}
+            return cls(**held | pairs)
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"expected a redistribution's to_json(), got {str(text)[:50]!r}: {error!r}"
+            ) from None
 
 
 def as_tuples(values: Mapping) -> dict:
