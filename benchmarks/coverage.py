@@ -7,6 +7,7 @@ a process of its own. docs/coverage.md is written anew, with what fails and why.
 import argparse
 import json
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -27,6 +28,7 @@ PLACE = "docs/coverage.md"
 SIZES = (64, None)  # of images: small ones where the network takes them, else its own
 WIDTHS = (0.5, 1.0, 1.6)
 TRIES = len(WIDTHS) * (len(TEMPLATES) - 1)
+PEER_LIMIT = 120  # seconds for Torch-Pruning, some of whose graphs never end
 LARGE = 100_000_000  # parameters from which a network runs on the meta device, without arithmetic
 # timm's files whose networks are convolutional; those with "attention" in them are hybrids.
 CONVOLUTIONAL = [
@@ -131,7 +133,6 @@ def examine(source: str) -> dict:
     found["identity"] = same.params == (count, count) and not same.shapes
     found["layers"] = len(same.filters)
     found["frozen"] = [row.note for row in same.rows if row.note.startswith("frozen")]
-    found["peer"] = beside_torch_pruning(source, traced)
     for template, width in product(TEMPLATES[1:], WIDTHS):
         try:
             plan = traced.plan(template, width)
@@ -148,7 +149,19 @@ def examine(source: str) -> dict:
             found["works"] += 1
         except Exception as error:  # each is a row of the table
             found["causes"].append(f"{template} {width}: {type(error).__name__}: {error}")
+    signal.signal(signal.SIGALRM, _too_long)
+    signal.alarm(PEER_LIMIT)
+    try:
+        found["peer"] = beside_torch_pruning(source, traced)
+    except Exception as error:  # its own limits are no fault of the network's
+        found["peer"] = f"fails: {type(error).__name__}: {error}"
+    finally:
+        signal.alarm(0)
     return found
+
+
+def _too_long(*_) -> None:
+    raise TimeoutError(f"takes longer than {PEER_LIMIT} s")
 
 
 def beside_torch_pruning(source: str, traced) -> str:
@@ -158,25 +171,22 @@ def beside_torch_pruning(source: str, traced) -> str:
     model = create(*source.split("/")).eval()
     names = {module: name for name, module in model.named_modules()}
     layers = [set(layer.convs) for layer in traced.found.layers]
-    try:
-        graph = torch_pruning.DependencyGraph()
-        graph.build_dependency(model, torch.rand(1, *traced.image_shape))
-        for conv in [module for module in names if isinstance(module, torch.nn.Conv2d)]:
-            prune = graph.get_pruner_of_module(conv).prune_out_channels
-            steps = [step for step, _ in graph.get_pruning_group(conv, prune, idxs=[0])]
-            coupled = {
-                names.get(step.target.module)
-                for step in steps
-                if step.handler.__name__ == "prune_out_channels"
-            }
-            coupled &= set().union(*layers)
-            if coupled and not any(coupled <= layer for layer in layers):
-                return f"couples {', '.join(sorted(coupled)[:3])}, which are not one layer here"
-            if coupled and coupled not in layers:
-                (layer,) = (layer for layer in layers if coupled <= layer)
-                return f"does not couple {sorted(layer - coupled)[0]} with {sorted(coupled)[0]}"
-    except Exception as error:  # its own limits are no fault of the network's
-        return f"fails: {type(error).__name__}: {error}"
+    graph = torch_pruning.DependencyGraph()
+    graph.build_dependency(model, torch.rand(1, *traced.image_shape))
+    for conv in [module for module in names if isinstance(module, torch.nn.Conv2d)]:
+        prune = graph.get_pruner_of_module(conv).prune_out_channels
+        steps = [step for step, _ in graph.get_pruning_group(conv, prune, idxs=[0])]
+        coupled = {
+            names.get(step.target.module)
+            for step in steps
+            if step.handler.__name__ == "prune_out_channels"
+        }
+        coupled &= set().union(*layers)
+        if coupled and not any(coupled <= layer for layer in layers):
+            return f"couples {', '.join(sorted(coupled)[:3])}, which are not one layer here"
+        if coupled and coupled not in layers:
+            (layer,) = (layer for layer in layers if coupled <= layer)
+            return f"does not couple {sorted(layer - coupled)[0]} with {sorted(coupled)[0]}"
     return "agrees"
 
 

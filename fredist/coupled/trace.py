@@ -8,9 +8,9 @@ docs/coupling.md says more.
 
 import contextlib
 import copy
-import inspect
 import io
 import logging
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from math import prod
@@ -18,20 +18,19 @@ from math import prod
 import torch
 from torch import nn
 from torch.export import Dim, export
-from torch.nn.functional import batch_norm
-from torch.overrides import TorchFunctionMode
 
 from . import sources
 from .channels import BATCH, Channels, Conv, Size, evaluate, symbols
+from .plainly import Plainly
 
-# Integers of a module that are no channel counts, whatever their value.
-_NOT_CHANNELS = {"kernel_size", "stride", "padding", "dilation", "output_padding", "groups"}
-_NOT_CHANNELS |= {"num_groups", "num_classes", "num_heads", "training"}
+# Names of integers of a module that are no channel counts, whatever their value.
+_NOT_CHANNELS = re.compile(
+    r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|num_heads|training"
+    r"|(kernel|block|win|window|patch|grid|feat|img|image|input|pool)_size(_\w+)?"
+)
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
 _UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
 _UNREAD |= {"num_channels"}
-# What a batch norm is given that has the channels' size.
-_OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -> Channels:
@@ -145,7 +144,7 @@ class _Runner:
         self.ran.clear()
         set_integers(self.model, integers)
         try:
-            with _PlainNorms():
+            with Plainly():
                 return torch.func.functional_call(self.model, tensors, (images,))
         finally:
             for hook in hooks:
@@ -162,20 +161,6 @@ class _Runner:
 
     def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
         self.ran.append((name, inputs[0].shape[1], maps.shape))
-
-
-class _PlainNorms(TorchFunctionMode):
-    """Batch norms as little more than their checks of sizes: half of a trace's time is theirs."""
-
-    def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is not batch_norm:
-            return func(*args, **(kwargs or {}))
-        asked = inspect.signature(batch_norm).bind(*args, **(kwargs or {})).arguments
-        maps, *others = (asked.get(name) for name in _OF_CHANNELS)
-        others = [tensor for tensor in others if tensor is not None]
-        for tensor in others:
-            torch._check(tensor.shape[0] == maps.shape[1])
-        return maps + sum(tensor.sum() for tensor in others) if others else maps
 
 
 class _Exported(nn.Module):
@@ -211,7 +196,7 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
     for name, module in model.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules")
         for attribute, held in vars(module).items():
-            if attribute.startswith("_") or attribute in _NOT_CHANNELS:
+            if attribute.startswith("_") or _NOT_CHANNELS.fullmatch(attribute):
                 continue
             if own and attribute in _UNREAD:
                 continue

@@ -1,0 +1,55 @@
+"""Two operations, put as what a trace with symbols follows at the least cost."""
+
+import inspect
+import re
+from math import prod
+
+import torch
+from torch.nn.functional import batch_norm
+from torch.overrides import TorchFunctionMode
+
+_RESHAPES = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
+_BY_SYMBOLS = re.compile(r"//[^)]*[su]\d")
+# What a batch norm is given that has the channels' size.
+_OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
+
+
+class Plainly(TorchFunctionMode):
+    """Batch norms and reshapes as what export follows at the least cost.
+
+    Batch norms are little more than their checks of sizes: half of a trace's time would be theirs.
+    An open dimension of a reshape (-1) that stays a quotient by symbols, as of the windows of a
+    HaloNet, is the number that it was: else all that is computed from it drags the quotient along.
+    """
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        if func is batch_norm:
+            return _norm(*args, **(kwargs or {}))
+        if func in _RESHAPES and not kwargs:
+            args = _closed(*args)
+        return func(*args, **(kwargs or {}))
+
+
+def _norm(*args, **kwargs) -> torch.Tensor:
+    asked = inspect.signature(batch_norm).bind(*args, **kwargs).arguments
+    maps, *others = (asked.get(name) for name in _OF_CHANNELS)
+    others = [tensor for tensor in others if tensor is not None]
+    for tensor in others:
+        torch._check(tensor.shape[0] == maps.shape[1])
+    return maps + sum(tensor.sum() for tensor in others) if others else maps
+
+
+def _closed(tensor: torch.Tensor, *shape) -> tuple:
+    sizes = list(shape[0]) if isinstance(shape[0], tuple | list) else list(shape)
+    is_open = [isinstance(size, int) and size == -1 for size in sizes]
+    rest = prod(size for size, free in zip(sizes, is_open, strict=True) if not free)
+    if not any(is_open) or not isinstance(rest, torch.SymInt):
+        return tensor, *shape
+    quotient = tensor.numel() // rest
+    if not _BY_SYMBOLS.search(str(quotient)):
+        return tensor, *shape
+    number = quotient.node.hint  # like `_guards`, not PyTorch's public API
+    torch._check(tensor.numel() == rest * number)
+    return tensor, tuple(
+        number if free else size for size, free in zip(sizes, is_open, strict=True)
+    )
