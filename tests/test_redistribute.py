@@ -316,6 +316,33 @@ def test_a_slice_is_never_wider_than_what_it_is_cut_from():
     assert [(row.after, row.note) for row in rows] == [(24, ""), (25, "16 would not run")]
 
 
+class Windows(nn.Module):
+    """Attention in windows, as in HaloNet: an open dimension of a reshape, and a window of 8."""
+
+    def __init__(self):
+        super().__init__()
+        self.dim, self.block_size = 8, 8
+        self.q, self.kv = nn.Conv2d(3, 16, 1), nn.Conv2d(3, 32, 1)
+        self.place = nn.Parameter(torch.zeros(8, 1, 1))
+        self.last, self.head = nn.Conv2d(16, 24, 3, padding=1), nn.Linear(24, 2)
+
+    def forward(self, images):
+        n, _, h, w = images.shape
+        blocks = h // self.block_size
+        q = self.q(images).reshape(n * 2, self.dim, -1, blocks) + self.place
+        kv = self.kv(images).reshape(n * 2, self.dim * 2, -1, blocks)
+        k, v = kv.split([self.dim, self.dim], 1)
+        x = v * (q * k).sum(1, keepdim=True).softmax(2)
+        return self.head(self.last(x.reshape(n, -1, h, w)).mean((2, 3)))
+
+
+def test_what_is_computed_from_an_open_dimension_drags_no_quotient_along():
+    found = study(Windows(), 16).found
+    assert [layer.convs for layer in found.layers] == [("q", "kv"), ("last",)]
+    assert (found.frozen, found.channels.guards) == ({}, ())
+    assert quietly(Windows(), "reverse", image_size=16).redistribution.filters == (24, 16)
+
+
 class Branching(nn.Module):
     """Decides by a value what to run: nothing that a trace can follow."""
 
