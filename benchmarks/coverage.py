@@ -28,7 +28,7 @@ PLACE = "docs/coverage.md"
 SIZES = (64, None)  # of images: small ones where the network takes them, else its own
 WIDTHS = (0.5, 1.0, 1.6)
 TRIES = len(WIDTHS) * (len(TEMPLATES) - 1)
-PEER_LIMIT = 120  # seconds for Torch-Pruning, some of whose graphs never end
+PEER_LIMIT = 60  # seconds for Torch-Pruning, some of whose graphs never end
 LARGE = 100_000_000  # parameters from which a network runs on the meta device, without arithmetic
 # timm's files whose networks are convolutional; those with "attention" in them are hybrids.
 CONVOLUTIONAL = [

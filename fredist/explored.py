@@ -13,13 +13,14 @@ import pandas as pd
 from .checks import check_choice, check_integer, check_number
 from .coupled import Redistribution, study
 from .coupled.plan import Papers, Traced
-from .coupled.redistribute import fitting
+from .coupled.redistribute import COSTS, fitting, original_cost
 from .networks import FAMILIES
 from .style import TEMPLATE_LOOKS, Picture, applied
 from .tables import TEMPLATE_LABELS
 
 PAGE_WIDTH = 5.6  # inches of a figure
-BY = ("width", "params", "macs")
+BY = ("width", *COSTS)
+SLOW = ("memory", "latency")  # budgets whose width takes seconds to find
 OPEN = "…"
 MOST = 100.0  # of widths and of budgets: beyond, networks are only large
 # What is measured later: its row, and what it is divided by.
@@ -65,7 +66,7 @@ class Answer:
 
     state: State
     found: Redistribution
-    budget: int | None = None  # parameters or MACs
+    budget: float | None = None  # parameters, MACs, bytes or ms
     measured: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     @property
@@ -148,7 +149,7 @@ class Answer:
         elif state.amount == 1:
             given = f'like="{state.by}"'
         else:
-            given = f"{state.by}={self.budget}"
+            given = f"{state.by}={self.budget:.9g}"
         given += f", num_classes={state.num_classes}, image_size={state.image_size}"
         call = f'fredist.redistribute("{state.model}", "{state.template}", {given})'
         return f"import fredist\nmodel = {call}\nprint(model.redistribution.table)"
@@ -159,10 +160,29 @@ class Answer:
         return self.found.to_json()
 
 
-def answer(state: State, known: Papers | Traced | None = None) -> Answer:
-    """Return what is shown of a choice; `known` is `state.study()`, if that was done before.
+def fit(state: State, known: Papers | Traced) -> tuple[float, float | None]:
+    """Return a choice's width and its budget; a `ValueError` says that there is none.
 
-    A `ValueError` says in a sentence why there is no such network.
+    Examples
+    --------
+    >>> fit(state := State("vgg19", "uniform", "macs", 1.0), state.study())
+    (0.4433, 398136320)
+    """
+    if state.by == "width":
+        return state.amount, None
+    plan = partial(known.plan, state.template)
+    budget = state.amount * original_cost(plan, state.by)
+    budget = budget if state.by == "latency" else floor(budget)
+    return fitting(plan, state.by, budget), budget
+
+
+def answer(
+    state: State, known: Papers | Traced | None = None, fitted: tuple | None = None
+) -> Answer:
+    """Return the `Answer` to a choice.
+
+    `known` is `state.study()` and `fitted` what `fit` returned, if that was done before. A
+    `ValueError` says in a sentence why there is no such network.
 
     Examples
     --------
@@ -170,12 +190,8 @@ def answer(state: State, known: Papers | Traced | None = None) -> Answer:
     0.4433
     """
     known = known or state.study()
-    plan, width, budget = partial(known.plan, state.template), state.amount, None
-    if state.by != "width":
-        original = getattr(plan(1.0), state.by)[0]
-        budget = floor(state.amount * original)
-        width = fitting(plan, state.by, budget)
-    return Answer(state, plan(width), budget)
+    width, budget = fitted or fit(state, known)
+    return Answer(state, known.plan(state.template, width), budget)
 
 
 def curve(label: str, losses: list[tuple], top1s: list[tuple]) -> Picture:

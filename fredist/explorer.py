@@ -9,12 +9,13 @@ import html
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 
 import ipywidgets as widgets
 
 from . import live
 from .data import DATASETS, at_hand
-from .explored import State, answer, curve
+from .explored import SLOW, State, answer, curve
 from .networks import FAMILIES
 from .progress import is_plain
 from .tables import TEMPLATE_LABELS
@@ -24,6 +25,7 @@ _MEASURING, _TRAINING = Worker(), Worker()  # two, however often a cell makes an
 _GATHERING = 0.03  # seconds from a change to its answer, in which more may come
 _REST = 0.4  # seconds without a change after which measuring starts
 _BY = {"Width": "width", "MACs (original = 1)": "macs", "Parameters (original = 1)": "params"}
+_BY |= {"Memory (original = 1)": "memory", "Time (original = 1)": "latency"}
 _NO_KERNEL = "The explorer needs a kernel: `make lab` opens this notebook in JupyterLab."
 _TRAINS = "At most {:,} images, {:,} to test on, batches of {}; one thread of a CPU, or a GPU."
 _STYLE = """<style>
@@ -138,7 +140,7 @@ class Explorer:
             return self._fail(error)
         known = self._known.get(self._state.key) or self._state.known()
         if known is not None:
-            return self._show(known)
+            return self._search(known)
         self._clear()
         self._say(f"Tracing {self._state.model}, which takes seconds.", busy=True)
         return _MEASURING.start(live.trace, self._state, self._later(self._traced, self._state))
@@ -147,11 +149,24 @@ class Explorer:
         if isinstance(known, Failure):
             return self._fail(known)
         self._known[self._state.key] = known
-        return self._show(known)
+        return self._search(known)
 
-    def _show(self, known) -> None:
+    def _search(self, known) -> None:
+        if self._state.by not in SLOW:
+            return self._show(known)
+        self._clear()
+        self._say("Searching the largest width, which takes seconds.", busy=True)
+        tell = self._later(partial(self._searched, known), self._state)
+        return _MEASURING.start(live.search, (self._state, known), tell)
+
+    def _searched(self, known, kind: str, fitted) -> None:
+        if isinstance(fitted, Failure):
+            return self._fail(fitted)
+        return self._show(known, fitted)
+
+    def _show(self, known, fitted: tuple | None = None) -> None:
         try:
-            self._answer = found = answer(self._state, known)
+            self._answer = found = answer(self._state, known, fitted)
         except Exception as error:  # of whatever kind: what was shown before is another network
             return self._fail(error)
         self.plot.value, self.plot.layout.visibility = found.figure._repr_png_(), "visible"

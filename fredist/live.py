@@ -12,12 +12,12 @@ from torch import nn
 
 from .batches import ResidentImages
 from .coupled import sources
-from .coupled.plan import Traced
+from .coupled.plan import Papers, Traced
 from .coupled.redistribute import memory_of
 from .coupled.redistribution import Redistribution
 from .data import DATASETS, load, subset
 from .device import choose_device, numerics
-from .explored import State
+from .explored import State, fit
 from .measure import passes_ms
 from .networks import FAMILIES
 from .recipes import Recipe
@@ -42,6 +42,11 @@ def names(task: None, report: Callable) -> list[str]:
 def trace(state: State, report: Callable) -> Traced:
     """Return what a network's redistributions start from."""
     return state.study()
+
+
+def search(task: tuple[State, Papers | Traced], report: Callable) -> tuple[float, float | None]:
+    """Return the width at which a network fits a budget that is slow to take, and the budget."""
+    return fit(*task)
 
 
 def measure(found: Redistribution, report: Callable) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 import fredist
 from fredist import explorer, live
+from fredist.coupled.redistribute import memory_of
 from fredist.explored import State, answer, curve
 from fredist.explorer import Explorer
 from fredist.networks import FAMILIES
@@ -227,7 +228,7 @@ async def rest(page):
 
 def test_changes_that_come_together_are_answered_once(opened, monkeypatch):
     answered = []
-    monkeypatch.setattr(explorer, "answer", lambda s, k: answered.append(s) or answer(s, k))
+    monkeypatch.setattr(explorer, "answer", lambda s, *k: answered.append(s) or answer(s, *k))
 
     async def work(page, measuring, training):
         await rest(page)
@@ -295,6 +296,34 @@ def test_a_traced_network_is_shown_when_it_comes_and_kept(opened):
             "resnet34",
         ]
         assert "20,035,018" in page.numbers.value
+
+    opened(work)
+
+
+def test_a_budget_of_memory_is_searched_beside_the_page(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.amount.value, page.by.value = 0.5, "memory"
+        await rest(page)
+        search, task, tell = measuring.asked[-1]
+        assert (search, page.numbers.value) == (live.search, "")
+        assert "Searching the largest width" in page.status.value
+        width, budget = search(task, None)
+        tell("result", (width, budget))
+        await rest(page)
+        assert f"memory={budget}, " in page.python.value
+        assert f"× {width:g}" in page._answer.label
+        assert measuring.asked[-1][0] == live.measure
+        wider = replace(page._state, by="width", amount=width + 0.0001)
+        costs = [memory_of(a.found.build(), (3, 32, 32)) for a in (page._answer, answer(wider))]
+        assert costs[0] <= budget < costs[1]
+        page.amount.value = 1e-5
+        await rest(page)
+        with pytest.raises(ValueError, match="as memory, got") as error:
+            search(measuring.asked[-1][1], None)
+        measuring.asked[-1][2]("result", Failure(f"ValueError: {error.value}", ""))
+        await rest(page)
+        assert "as memory, got" in page.status.value
 
     opened(work)
 

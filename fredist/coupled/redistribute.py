@@ -85,7 +85,7 @@ def redistribute(
     own = model if isinstance(model, nn.Module) else None
     plan = partial(original.plan, template, **how)
     if like is not None:
-        given = {check_choice("like", like, COSTS): None}
+        given = {check_choice("like", like, COSTS): original_cost(plan, like, own)}
     if given:
         ((what, most),) = given.items()
         width = fitting(plan, what, most, own)
@@ -98,13 +98,14 @@ def redistribute(
 def ratios(redistribution: Redistribution, model: nn.Module | None = None) -> str:
     """Return what a redistributed network costs, as ratios to its original, in words."""
     costs = {"params": redistribution.params, "MACs": redistribution.macs}
-    costs["memory"] = [_memory(redistribution, model, original=first) for first in (True, False)]
+    bare = redistribution.bare(model)
+    costs["memory"] = [_memory(redistribution, bare, original=first) for first in (True, False)]
     said = (f"{what} {after / before:.2f}x" for what, (before, after) in costs.items())
     return f"{', '.join(said)} of the original's"
 
 
-def _memory(redistribution: Redistribution, model, *, original: bool = False) -> int:
-    built = redistribution.build(model, original=original)
+def _memory(redistribution: Redistribution, bare: nn.Module, *, original: bool = False) -> int:
+    built = bare if original else redistribution.build(bare)
     return memory_of(built, redistribution.image_shape)
 
 
@@ -125,23 +126,30 @@ def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
     return times[n // 2], times[upper]
 
 
-def fitting(
-    plan: Callable[[float], Redistribution],
-    what: str,
-    most: float | None = None,
-    own: nn.Module | None = None,
+def original_cost(
+    plan: Callable[[float], Redistribution], what: str, own: nn.Module | None = None
 ) -> float:
-    """Return the largest width whose plan costs at most that; None is what the original costs."""
+    """Return what the original costs: a number for `fitting`."""
+    found = plan(1.0)
+    if what in ("params", "macs"):
+        return getattr(found, what)[0]
+    if what == "memory":
+        return _memory(found, found.bare(own), original=True)
+    return _latency(found.build(own, original=True), found.image_shape)[0]
+
+
+def fitting(
+    plan: Callable[[float], Redistribution], what: str, most: float, own: nn.Module | None = None
+) -> float:
+    """Return the largest width whose plan costs at most that."""
     if what == "latency":
         return _fitting_latency(plan, most, own)
+    bare = plan(1.0).bare(own) if what == "memory" else None
 
     def cost(width: float) -> int:
         found = plan(width)
-        return _memory(found, own) if what == "memory" else getattr(found, what)[1]
+        return getattr(found, what)[1] if bare is None else _memory(found, bare)
 
-    if most is None:
-        found = plan(1.0)
-        most = _memory(found, own, original=True) if what == "memory" else getattr(found, what)[0]
     width = largest(cost, most)
     if width is None:
         raise ValueError(f"expected at least {cost(1 / GRID):,} as {what}, got {most:,.0f}")
@@ -151,9 +159,6 @@ def fitting(
 def _fitting_latency(plan: Callable[[float], Redistribution], most, own) -> float:
     """Walk down a grid of widths: a wider network is not always a slower one."""
     found = plan(1.0)
-    if most is None:
-        original = found.build(own, original=True)
-        most = _latency(original, found.image_shape)[0]
     # From where the work is four times the original's: whatever fits has less.
     top = largest(lambda width: plan(width).macs[1], 4 * found.macs[0])
     for step in range(floor(top * _LATENCY_GRID), 0, -1):

@@ -10,6 +10,7 @@ from torch import nn
 from ..networks import create_model
 from . import sources
 from .build import check, resize
+from .trace import on_meta
 
 
 @dataclass(frozen=True)
@@ -55,14 +56,16 @@ class Redistribution:
     def build(self, model: nn.Module | None = None, *, original: bool = False) -> nn.Module:
         """Return the network, freshly initialised and checked by a forward pass.
 
-        A network of one's own is built on a fresh copy of `model`; of all others, also the
-        `original` can be had.
+        A network of one's own is built on a fresh copy of `model`, any other where `model` is, if
+        there is one; on the meta device nothing is initialised. Also the `original` can be had.
         """
         library, _, name = self.source.partition("/")
         if library == "fredist":
             options = dict(self.options)
             if original:
                 options.pop("filters")
+            if model is not None:
+                options["device"] = next(model.parameters()).device
             built = create_model(name, **options)
         elif model is not None:
             built = sources.newly_built(model)
@@ -78,6 +81,12 @@ class Redistribution:
             check(built, self.image_shape, self.params[1])
             built.redistribution = self
         return built
+
+    def bare(self, model: nn.Module | None = None) -> nn.Module:
+        """Return the original on the meta device, to build on at little cost: shapes, no values."""
+        if self.source.startswith("fredist/"):
+            return self.build(nn.Linear(1, 1, device="meta"), original=True)
+        return on_meta(self.build(model, original=True))
 
     def to_json(self) -> str:
         """Return all of it as JSON, from which `rebuild` makes the network without tracing."""

@@ -83,6 +83,8 @@ def images(model: nn.Module, image_shape: tuple[int, int, int], count: int = 1) 
 def newly_built(model: nn.Module) -> nn.Module:
     """Return a copy of a user's module with fresh values, by its modules' own initialisation."""
     model = copy.deepcopy(model)
+    if next(model.parameters()).is_meta:
+        return model
     for module in model.modules():
         if hasattr(module, "reset_parameters"):
             module.reset_parameters()
