@@ -215,6 +215,13 @@ def test_a_budget_says_its_number_and_finds_the_width(explorer):
     assert "macs=394154956" in python(explorer)
 
 
+def test_a_budget_of_memory_is_searched_while_the_page_waits(explorer, tmp_path):
+    choose(explorer, "Set the", "Memory (original = 1)")
+    wait(explorer, lambda: "Searching the largest width" in status(explorer))
+    wait(explorer, lambda: 'like="memory", num_classes=10' in python(explorer), 120)
+    screenshot(explorer, "memory", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("label", "value", "sentence"),
     [
