@@ -26,6 +26,7 @@ parent = subprocess.run(["ps", "-o", "comm=", "-p", str(os.getppid())], capture_
 environment = {{name: os.environ[name] for name in {WATCHED} if name in os.environ}}
 said = [sys.argv[1:], environment, parent.stdout.decode().strip()]
 print("ran " + json.dumps(said), flush=True)
+sys.exit(os.environ.get("BROKEN") in sys.argv)
 """
 
 
@@ -133,6 +134,13 @@ def test_every_target_runs_in_a_path_with_spaces_and_without_a_shell_between(mak
         assert calls
         assert {parent for _, _, parent in calls} == {"make"}  # so Ctrl-C meets Python alone
     assert {path.name for path in checkout.iterdir()} == {".venv", "Makefile", "report.py"}
+
+
+def test_a_notebook_that_fails_stops_no_other_and_is_named(make):
+    calls, ran = make("paper", "DATASETS=cifar10", BROKEN="table2")
+    assert [call[0][3] for call in calls] == NOTEBOOKS
+    assert ran.returncode
+    assert re.search(r"\[Makefile:\d+: table2\] Error 1", ran.stderr)
 
 
 def test_the_notebooks_are_checked_against_shipped_records_and_by_our_kernel(make, checkout):
