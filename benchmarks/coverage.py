@@ -120,7 +120,7 @@ def examine(source: str) -> dict:
     count = sum(p.numel() for p in original.parameters())
     found = {"source": source, "params": count, "works": 0, "causes": [], "rebuild_s": []}
     for size in SIZES:
-        start = time.perf_counter()
+        start = time.process_time()
         try:
             traced = study(source, size)
             break
@@ -128,7 +128,7 @@ def examine(source: str) -> dict:
             found["causes"] = [str(error)]
     else:
         return found
-    found |= {"causes": [], "trace_s": time.perf_counter() - start, "image": traced.image_shape[1]}
+    found |= {"causes": [], "trace_s": time.process_time() - start, "image": traced.image_shape[1]}
     same = traced.plan("base")
     found["identity"] = same.params == (count, count) and not same.shapes
     found["layers"] = len(same.filters)
@@ -136,12 +136,12 @@ def examine(source: str) -> dict:
     for template, width in product(TEMPLATES[1:], WIDTHS):
         try:
             plan = traced.plan(template, width)
-            start = time.perf_counter()
+            start = time.process_time()
             large = plan.params[1] > LARGE
             found["meta"] = found.get("meta", 0) + large
             known = create(library, name).to("meta") if large else None
             built = Redistribution.from_json(plan.to_json()).build(known)
-            found["rebuild_s"].append(time.perf_counter() - start)
+            found["rebuild_s"].append(time.process_time() - start)
             images = torch.rand(2, *traced.image_shape, device="meta" if large else "cpu")
             outputs = built.train()(images)
             outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs)
@@ -256,7 +256,7 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
         )
     lines += [
         f"- Median: {median(found['trace_s'] for found in traced):.1f} s to trace, "
-        f"{median(rebuilt):.2f} s to rebuild from JSON, on {where['device']} with one thread, "
+        f"{median(rebuilt):.2f} s to rebuild from JSON, of one core of {where['device']}, "
         f"torch {where['torch']}.",
         "",
         "## What fails, and what cannot change",

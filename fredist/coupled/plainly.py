@@ -36,7 +36,7 @@ def _norm(*args, **kwargs) -> torch.Tensor:
     others = [tensor for tensor in others if tensor is not None]
     for tensor in others:
         torch._check(tensor.shape[0] == maps.shape[1])
-    return maps + sum(tensor.sum() for tensor in others) if others else maps
+    return maps + torch.stack(others).sum() if others else maps
 
 
 def _closed(tensor: torch.Tensor, *shape) -> tuple:
