@@ -17,26 +17,33 @@ _OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 class Plainly(TorchFunctionMode):
     """Batch norms and reshapes as what export follows at the least cost.
 
-    Batch norms are little more than their checks of sizes: half of a trace's time would be theirs.
+    Batch norms are nothing but their checks of sizes, and `normed` what they were given: half of a
+    trace's time would be theirs.
     An open dimension of a reshape (-1) that stays a quotient by symbols, as of the windows of a
     HaloNet, is the number that it was: else all that is computed from it drags the quotient along.
     """
 
+    def __init__(self):
+        super().__init__()
+        self.normed = []
+
     def __torch_function__(self, func, types, args=(), kwargs=None):
         if func is batch_norm:
-            return _norm(*args, **(kwargs or {}))
+            maps, *others = _norm(*args, **(kwargs or {}))
+            self.normed += others
+            return maps
         if func in _RESHAPES and not kwargs:
             args = _closed(*args)
         return func(*args, **(kwargs or {}))
 
 
-def _norm(*args, **kwargs) -> torch.Tensor:
+def _norm(*args, **kwargs) -> list[torch.Tensor]:
+    """Return a batch norm's tensors, its input first, once their sizes are one."""
     asked = inspect.signature(batch_norm).bind(*args, **kwargs).arguments
-    maps, *others = (asked.get(name) for name in _OF_CHANNELS)
-    others = [tensor for tensor in others if tensor is not None]
-    for tensor in others:
-        torch._check(tensor.shape[0] == maps.shape[1])
-    return maps + torch.stack(others).sum() if others else maps
+    found = [asked[name] for name in _OF_CHANNELS if asked.get(name) is not None]
+    for tensor in found[1:]:
+        torch._check(tensor.shape[0] == found[0].shape[1])
+    return found
 
 
 def _closed(tensor: torch.Tensor, *shape) -> tuple:

@@ -140,7 +140,7 @@ def _study(source: str, image_size: int | None, text: str) -> Traced:
     library, name = source.split("/")
     options = as_tuples(json.loads(text))
     size = sources.own_size(library, name) if image_size is None else image_size
-    built = sources.create(library, name, **options)
+    built = sources.create_bare(library, name, **options)
     return _traced(source, options, built, size, options.get("in_chans", 3))
 
 

@@ -50,6 +50,15 @@ def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> 
     return torchvision.models.get_model(name, weights=None, **options)
 
 
+def create_bare(library: str, name: str, **options) -> nn.Module:
+    """Return a network to look at: on the meta device, if its constructor reads no values."""
+    try:
+        with torch.device("meta"):
+            return create(library, name, **options)
+    except Exception:
+        return create(library, name, **options)
+
+
 def own_size(library: str, name: str) -> int | None:
     """Return the size of the images that torchvision's weights are for; timm's networks say it."""
     if library == "timm":

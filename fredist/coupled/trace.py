@@ -83,7 +83,8 @@ def _trace(
     held = [node for node in nodes if node.op == "placeholder" and node.name in given]
     held = held[: len(inputs)]
     if not last and any(
-        name in trained and not node.users for name, node in zip(tensors, held, strict=False)
+        name in trained and not node.users and name not in runner.normed
+        for name, node in zip(tensors, held, strict=False)
     ):
         return None
     shapes = [tuple(map(_size, node.meta["val"].shape)) for node in held]
@@ -144,9 +145,11 @@ class _Runner:
         self.ran.clear()
         set_integers(self.model, integers)
         try:
-            with Plainly():
+            with Plainly() as plainly:
                 return torch.func.functional_call(self.model, tensors, (images,))
         finally:
+            given = {id(tensor) for tensor in plainly.normed}
+            self.normed = {name for name, tensor in tensors.items() if id(tensor) in given}
             for hook in hooks:
                 hook.remove()
             for module, state in before:
