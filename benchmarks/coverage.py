@@ -21,10 +21,10 @@ from fredist.coupled import study
 from fredist.coupled.redistribution import Redistribution
 from fredist.coupled.sources import create
 from fredist.device import describe
-from fredist.paths import write_whole
+from fredist.paths import ROOT, write_whole
 from fredist.templates import TEMPLATES
 
-PLACE = "docs/coverage.md"
+PLACE = ROOT / "docs" / "coverage.md"
 SIZES = (64, None)  # of images: small ones where the network takes them, else its own
 WIDTHS = (0.5, 1.0, 1.6)
 TRIES = len(WIDTHS) * (len(TEMPLATES) - 1)
@@ -272,7 +272,8 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
     peers = Counter(found["peer"].split()[0].strip(":") for found in traced if "peer" in found)
     lines += ["", "## Beside Torch-Pruning", ""]
     lines.append(
-        f"Its groups, found by another way, are the same layers for {peers['agrees']} networks; "
+        f"Its groups, found by another way, are the same layers for {peers['agrees']} of the "
+        f"{peers.total()} networks compared; "
         f"it fails for {peers['fails']}. Where both differ, the networks here have run, with "
         "the sizes that they were given:"
     )
