@@ -67,12 +67,18 @@ def test_one_table_is_of_one_kind_of_device(tmp_path):
     assert ours(frame, "top1_last")["value"].tolist()[:3] == [90.0] * 3
     assert ours(frame, "top1_last")["n"].tolist() == [1, 1, 1, 0, 0]
     assert frame.attrs["said"] == ["2 runs were trained on cpu alone, and are left out"]
-    trained(runs[4], tmp_path, 70.0, "Intel Xeon")
-    for device, there in (("cpu", [0, 0, 1, 1, 1]), (CPU, [0, 0, 1, 1, 1]), (GPU, [1, 1, 1, 0, 0])):
+    other = "Intel Xeon"
+    trained(runs[0], tmp_path, 70.0, other)
+    for device, there, named in (
+        ("cpu", [1, 0, 1, 1, 1], {"", CPU, other}),
+        (CPU, [0, 0, 1, 1, 1], {"", CPU}),
+        (other, [1, 0, 0, 0, 0], {"", other}),
+        (GPU, [1, 1, 1, 0, 0], {"", GPU}),
+    ):
         asked = vgg(seeds=0, device=device)
         frame = ours(collect(asked, Store([tmp_path])), "top1_last")
         assert frame["n"].tolist() == there
-        assert set(frame["device"]) == {"", GPU if device == GPU else CPU}
+        assert set(frame["device"]) == named
         assert histories(asked, Store([tmp_path]))["template"].nunique() == sum(there)
 
 
