@@ -139,7 +139,7 @@ def examine(source: str) -> dict:
             start = time.process_time()
             large = plan.params[1] > LARGE
             found["meta"] = found.get("meta", 0) + large
-            known = create(library, name).to("meta") if large else None
+            known = plan.bare() if large else None
             built = Redistribution.from_json(plan.to_json()).build(known)
             found["rebuild_s"].append(time.process_time() - start)
             images = torch.rand(2, *traced.image_shape, device="meta" if large else "cpu")

@@ -146,7 +146,7 @@ def _study(source: str, image_size: int | None, text: str) -> Traced:
 
 def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chans: int) -> Traced:
     shape, own = (sources.image_shape(model, in_chans, size) for size in (image_size, None))
-    larger = [own] if max(own) > max(shape) else []
+    larger = [own] if max(own[1:]) > max(shape[1:]) else []
     layers = find_layers(trace(model, shape, *larger))
     if not layers.layers:
         raise ValueError(

@@ -98,15 +98,10 @@ def redistribute(
 def ratios(redistribution: Redistribution, model: nn.Module | None = None) -> str:
     """Return what a redistributed network costs, as ratios to its original, in words."""
     costs = {"params": redistribution.params, "MACs": redistribution.macs}
-    bare = redistribution.bare(model)
-    costs["memory"] = [_memory(redistribution, bare, original=first) for first in (True, False)]
+    bare, shape = redistribution.bare(model), redistribution.image_shape
+    costs["memory"] = [memory_of(one, shape) for one in (bare, redistribution.build(bare))]
     said = (f"{what} {after / before:.2f}x" for what, (before, after) in costs.items())
     return f"{', '.join(said)} of the original's"
-
-
-def _memory(redistribution: Redistribution, bare: nn.Module, *, original: bool = False) -> int:
-    built = bare if original else redistribution.build(bare)
-    return memory_of(built, redistribution.image_shape)
 
 
 def memory_of(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
@@ -134,7 +129,7 @@ def original_cost(
     if what in ("params", "macs"):
         return getattr(found, what)[0]
     if what == "memory":
-        return _memory(found, found.bare(own), original=True)
+        return memory_of(found.bare(own), found.image_shape)
     return _latency(found.build(own, original=True), found.image_shape)[0]
 
 
@@ -148,7 +143,9 @@ def fitting(
 
     def cost(width: float) -> int:
         found = plan(width)
-        return getattr(found, what)[1] if bare is None else _memory(found, bare)
+        if bare is None:
+            return getattr(found, what)[1]
+        return memory_of(found.build(bare), found.image_shape)
 
     width = largest(cost, most)
     if width is None:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
 import pandas as pd
+import torch
 from torch import nn
 
 from ..networks import create_model
@@ -85,8 +86,11 @@ class Redistribution:
     def bare(self, model: nn.Module | None = None) -> nn.Module:
         """Return the original on the meta device, to build on at little cost: shapes, no values."""
         if self.source.startswith("fredist/"):
-            return self.build(nn.Linear(1, 1, device="meta"), original=True)
-        return on_meta(self.build(model, original=True))
+            with torch.device("meta"):
+                return self.build(original=True)
+        if model is None and self.source:
+            model = sources.create_bare(*sources.find(self.source), **self.options)
+        return on_meta(model)
 
     def to_json(self) -> str:
         """Return all of it as JSON, from which `rebuild` makes the network without tracing."""
