@@ -19,7 +19,15 @@ from . import machine
 from .batches import generator
 from .checks import check_number
 from .data import DATASETS, load
-from .device import choose_device, describe, device_name, empty_cache, numerics, synchronize
+from .device import (
+    choose_device,
+    describe,
+    device_name,
+    empty_cache,
+    has_bfloat16,
+    numerics,
+    synchronize,
+)
 from .measure import measure
 from .paths import runs_folder, unfinished_folder, write_whole
 from .progress import bar, duration, is_plain, readable, say
@@ -191,6 +199,8 @@ def _in_order(runs, sizes, device, processes: int, deadline: float) -> list[Run]
         for run in runs:
             heapq.heapreplace(ends, ends[0] + seconds[run])
         said += f", estimated {duration(max(ends))}"
+    if not has_bfloat16(device) and any(run.recipe.precision == "bfloat16" for run in runs):
+        said += "; in bfloat16, which this processor computes in software, slower than float32"
     print(said, flush=True)
     return runs
 
