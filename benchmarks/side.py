@@ -8,7 +8,7 @@ import torch
 import usual
 from PIL import Image
 
-from fredist import batches, train
+from fredist import batches, steps, train
 from fredist.data import DATASETS, at_hand, load
 from fredist.device import choose_device, numerics, synchronize
 from fredist.paper import choose
@@ -23,15 +23,12 @@ def ours(run, images, device):
     how = {"augmentation": recipe.augmentation, "pad": recipe.pad, "flip": recipe.flip}
     with numerics(recipe, device):
         model = train.build(run, device)
-        optimizer = train.make_optimizer(model, recipe)
+        training = steps.Steps(model, steps.make_optimizer(model, recipe), recipe)
         wait, rate = partial(synchronize, device), None
-
-        def training(x, y):
-            train.train_step(model, optimizer, x, y, recipe)
 
         @torch.no_grad()
         def evaluation(x, y):
-            train.forward(model, x, recipe)
+            steps.forward(model, x, recipe)
 
         for epoch in itertools.count():
             order, seconds = yield rate

@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from math import isfinite
 from statistics import mean, median
 
@@ -21,7 +22,8 @@ from .explored import State, fit
 from .measure import passes_ms
 from .networks import FAMILIES
 from .recipes import Recipe
-from .train import Diverged, evaluate, make_optimizer, train_step
+from .steps import Steps, make_optimizer
+from .train import Diverged, evaluate
 
 TOO_LARGE = {"params": 500_000_000, "macs": 50_000_000_000}  # to be built while somebody waits
 RECIPE = Recipe(lr=0.05, warmup_steps=60, batch_size=16, memory_format="channels_last")
@@ -113,7 +115,8 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
         raise ValueError(f"expected {info.classes} classes or more for {info.label}, got {classes}")
     parts = (min(most, n) for most, n in zip(IMAGES, (info.train, info.test), strict=True))
     images, size = subset(load(name), *parts), found.image_shape[-1]
-    with _computing(RECIPE) as device:
+    recipe = replace(RECIPE, flip=info.flip)
+    with _computing(recipe) as device:
         how = (info.mean, info.std, device)
         train_set = ResidentImages(images.train_images, images.train_labels, *how)
         test_set = ResidentImages(images.test_images, images.test_labels, *how)
@@ -121,21 +124,17 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
         if size != images.image_size:
             model = nn.Sequential(nn.Upsample(size=(size, size), mode="bilinear"), model)
         model = model.to(device, memory_format=torch.channels_last)
-        optimizer, step, losses, said = make_optimizer(model, RECIPE), 0, [], time.monotonic()
+        steps = Steps(model, make_optimizer(model, recipe), recipe)
+        losses, said = [], time.monotonic()
         for epoch in range(epochs):
-            how = {"augmentation": RECIPE.augmentation, "pad": RECIPE.pad, "flip": info.flip}
-            batches = train_set.augmented(RECIPE.batch_size, 0, epoch, **how)
             seen = 0
-            model.train()
-            for x, y in batches:
+            for _, loss, y in steps.epoch(train_set, 0, epoch):
                 report()
-                for group in optimizer.param_groups:
-                    group["lr"] = RECIPE.lr_at(0, step)
-                losses.append(train_step(model, optimizer, x, y, RECIPE)[1].item())
+                losses.append(loss.item())
                 if not isfinite(losses[-1]):
                     raise Diverged("expected a finite loss: this network needs a lower rate")
-                step, seen = step + 1, seen + len(y)
+                seen += len(y)
                 if time.monotonic() - said > _NEWS or seen == len(train_set):
                     report(("loss", epoch + seen / len(train_set), mean(losses)))
                     losses, said = [], time.monotonic()
-            report(("top1", epoch + 1, evaluate(model, test_set, RECIPE)[0]))
+            report(("top1", epoch + 1, evaluate(model, test_set, recipe)[0]))

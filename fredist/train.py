@@ -5,13 +5,12 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from math import inf, isfinite
 from pathlib import Path
 
 import torch
 from torch import nn
-from torch.nn.functional import cross_entropy
 
 from .batches import ResidentImages, generator
 from .data import ImageSet, subset
@@ -19,13 +18,9 @@ from .device import choose_device, describe, numerics
 from .paths import write_whole
 from .recipes import Recipe
 from .runs import Run
+from .steps import FORMATS, Steps, forward, make_optimizer, until
 
 EVALUATION_BATCH = {"cpu": 100, "cuda": 500}  # on a CPU each core has a run, all one memory
-_FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
-
-
-class OutOfTime(Exception):
-    """The time limit has passed; the run continues from its last epoch at the next call."""
 
 
 class Diverged(ArithmeticError):
@@ -80,11 +75,11 @@ def train(
         train_set = ResidentImages(part.train_images, part.train_labels, *how)
         test_set = ResidentImages(part.test_images, part.test_labels, *how)
         model, optimizer, history, sessions = _resume(run, checkpoint, device)
-        here = describe(device)
+        steps, here = Steps(model, optimizer, recipe), describe(device)
         for epoch in range(len(history["loss"]), recipe.epochs):
             start = time.monotonic()
             try:
-                found = _one_epoch(model, optimizer, train_set, test_set, run, epoch, deadline)
+                found = _one_epoch(steps, train_set, test_set, run, epoch, deadline)
             except Diverged as error:
                 said = f"{error} in epoch {epoch + 1}: try a lower learning rate"
                 raise Diverged(said) from None
@@ -127,19 +122,13 @@ def _part(run: Run, images: ImageSet) -> ImageSet:
     return subset(images, run.train_images, run.test_images)
 
 
-def _one_epoch(model, optimizer, train_set, test_set, run, epoch, deadline) -> list[float]:
+def _one_epoch(steps: Steps, train_set, test_set, run: Run, epoch: int, deadline) -> list[float]:
     """Train one epoch, counted from 0, and return what it adds to the history."""
-    recipe, step = run.recipe, epoch * -(-len(train_set) // run.recipe.batch_size)
-    model.train()
-    how = {"augmentation": recipe.augmentation, "pad": recipe.pad, "flip": recipe.flip}
+    model, recipe = steps.model, run.recipe
     loss_sum = correct = 0  # sums stay on the device: reading them would wait for it
-    for x, y in _until(deadline, train_set.augmented(recipe.batch_size, run.seed, epoch, **how)):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr_at(epoch, step)
-        logits, loss = train_step(model, optimizer, x, y, recipe)
-        step += 1
-        loss_sum += loss.detach() * len(y)
-        correct += (logits.detach().argmax(1) == y).sum()
+    for scores, loss, y in steps.epoch(train_set, run.seed, epoch, deadline):
+        loss_sum += loss * len(y)
+        correct += (scores.argmax(1) == y).sum()
     loss, train_top1 = float(loss_sum) / len(train_set), 100 * int(correct) / len(train_set)
     if not isfinite(loss):
         raise Diverged(f"the loss is {loss}")
@@ -157,16 +146,6 @@ def _names(recipe: Recipe) -> list[str]:
     return ["loss", "train_top1", "test_top1", "test_top5", *extra]
 
 
-def train_step(model, optimizer, x, y, recipe: Recipe) -> tuple[torch.Tensor, torch.Tensor]:
-    """Take one step; return the scores (B, classes) and the loss ()."""
-    scores = forward(model, x, recipe)
-    loss = cross_entropy(scores, y)
-    optimizer.zero_grad(set_to_none=True)
-    loss.backward()
-    optimizer.step()
-    return scores, loss
-
-
 @torch.no_grad()
 def evaluate(
     model: nn.Module, images: ResidentImages, recipe: Recipe, deadline: float = inf
@@ -179,7 +158,7 @@ def evaluate(
     device = images.labels.device
     places = torch.tensor([1, 5], device=device)
     hits, finite = torch.zeros_like(places), torch.tensor(True, device=device)
-    for x, y in _until(deadline, images.plain(EVALUATION_BATCH[device.type])):
+    for x, y in until(deadline, images.plain(EVALUATION_BATCH[device.type])):
         scores, label = forward(model, x, recipe), y[:, None]
         own = scores.gather(1, label)
         first = torch.arange(scores.shape[1], device=device) < label
@@ -192,22 +171,6 @@ def evaluate(
     return top1, top5
 
 
-def _until(deadline: float, batches: Iterable) -> Iterator:
-    """Yield the batches as long as there is time."""
-    for batch in batches:
-        if time.monotonic() > deadline:
-            raise OutOfTime
-        yield batch
-
-
-def forward(model: nn.Module, x: torch.Tensor, recipe: Recipe) -> torch.Tensor:
-    """Return the scores (B, classes) in float32."""
-    half = recipe.precision == "bfloat16"
-    # No cast weights are kept: they would outlive the step within a caller's own autocast.
-    with torch.autocast(x.device.type, torch.bfloat16, enabled=half, cache_enabled=False):
-        return model(x.contiguous(memory_format=_FORMATS[recipe.memory_format])).float()
-
-
 def _are_finite(tensors: Iterable[torch.Tensor]) -> bool:
     return bool(torch.stack([tensor.isfinite().all() for tensor in tensors]).all())
 
@@ -217,13 +180,7 @@ def build(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
         torch.manual_seed(generator(run.seed, "init").initial_seed())
         model = run.network.build()
-    return model.to(device, memory_format=_FORMATS[run.recipe.memory_format])
-
-
-def make_optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Return the recipe's SGD over all parameters."""
-    names = ("lr", "momentum", "nesterov", "weight_decay")
-    return torch.optim.SGD(model.parameters(), **{name: getattr(recipe, name) for name in names})
+    return model.to(device, memory_format=FORMATS[run.recipe.memory_format])
 
 
 def _save(path: Path, run: Run, model, optimizer, history: dict, sessions: list[dict]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from test_train import LAYOUTS, Stop, assert_same_state, outcome, stop, tiny
 
+from fredist import steps
 from fredist.batches import ResidentImages
 from fredist.data import subset
 from fredist.device import choose_device, describe, empty_cache, numerics, synchronize
@@ -13,7 +14,8 @@ from fredist.jobs import make
 from fredist.measure import measure, wanted
 from fredist.networks import FAMILIES, make_network
 from fredist.records import Store
-from fredist.train import build, evaluate, make_optimizer, train, train_step
+from fredist.steps import Steps, make_optimizer, train_step
+from fredist.train import build, evaluate, train
 
 pytestmark = [
     pytest.mark.gpu,
@@ -54,6 +56,20 @@ def test_a_run_trains_to_its_end_stops_and_continues_bit_equal(
         train(run, digits, gpu, checkpoint=parts, on_epoch=stop)
     assert outcome(run, digits, device=gpu, checkpoint=parts) == expected
     assert_same_state(whole, parts)
+
+
+@pytest.mark.parametrize(("precision", "memory_format"), LAYOUTS)
+def test_a_graph_does_what_plain_steps_do(gpu, digits, monkeypatch, precision, memory_format):
+    how = {"precision": precision, "memory_format": memory_format, "batch_size": 8}
+    run, used = tiny("mobilenet", "uniform", images=(324, 50), **how), []
+    plain = Steps._graph
+    monkeypatch.setattr(Steps, "_graph", lambda *given: used.append(plain(*given)) or used[-1])
+    by_graph = outcome(run, digits, device=gpu)
+    assert len(used) == 2  # one for each rate; the last batch of 4 comes too rarely
+    assert all(used)
+    monkeypatch.setattr(steps, "WORTH", 10**6)
+    assert outcome(run, digits, device=gpu) == by_graph
+    assert len(used) == 2
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -110,13 +126,13 @@ def test_the_gpu_computes_what_the_cpu_does(gpu, digits, model):
             network = build(run, device).train()
             optimizer = make_optimizer(network, run.recipe)
             crops = {"augmentation": "pad_crop", "pad": 4, "flip": False}
-            steps = [
+            made = [
                 train_step(network, optimizer, x, y, run.recipe)
                 for x, y in images.augmented(64, 0, 0, **crops)
             ]
             top1, _ = evaluate(network, tests, run.recipe)
         found.append(
-            ([s.detach().cpu() for s, _ in steps], [loss.item() for _, loss in steps], top1)
+            ([scores.cpu() for scores, _ in made], [loss.item() for _, loss in made], top1)
         )
     (scores, losses, top1), (ours, theirs, other) = found
     torch.testing.assert_close(ours[0], scores[0], rtol=3e-4, atol=3e-4)

@@ -15,7 +15,8 @@ import torch
 from fredist import machine
 from fredist.data import load
 from fredist.device import device_name, has_bfloat16
-from fredist.jobs import Outcome, clean, estimate, make
+from fredist.estimate import estimate
+from fredist.jobs import Outcome, clean, make
 from fredist.measure import wanted
 from fredist.networks import make_network
 from fredist.recipes import Recipe, Setting

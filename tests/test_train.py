@@ -22,16 +22,8 @@ from fredist.paper import MODELS
 from fredist.recipes import PROFILES, Recipe, Setting
 from fredist.results import chance
 from fredist.runs import Run, make_run
-from fredist.train import (
-    Diverged,
-    OutOfTime,
-    _load,
-    build,
-    evaluate,
-    make_optimizer,
-    train,
-    train_step,
-)
+from fredist.steps import OutOfTime, Steps, make_optimizer, train_step
+from fredist.train import Diverged, _load, build, evaluate, train
 
 WIDTHS = {"vgg19": 0.05, "resnet50": 0.0625, "inception": 0.1, "mobilenet": 0.1}
 
@@ -313,6 +305,25 @@ def test_a_shortcut_is_a_strided_convolution(channels):
     plain = nn.Conv2d(channels, 24, 1, stride=2, bias=False)
     plain.load_state_dict(ours.state_dict())
     torch.testing.assert_close(ours(x), plain(x.contiguous()))
+
+
+@pytest.mark.skipif(
+    not torch.version.cuda or torch.cuda.is_available(), reason="a build for CUDA without a GPU"
+)
+def test_where_no_graph_can_be_made_a_step_is_as_if_none_had_been_tried():
+    run, results = tiny("mobilenet"), []
+    x = torch.rand(8, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(8)
+    for tried in (False, True):
+        model = build(run).train()
+        steps = Steps(model, make_optimizer(model, run.recipe), run.recipe)
+        steps(x, y)
+        if tried:
+            with pytest.warns(UserWarning, match="launched kernel by kernel"):
+                assert steps._graph(x, y) is None
+        losses = [steps(x, y)[1].item() for _ in range(3)]
+        results.append((losses, [p.tolist() for p in model.state_dict().values()]))
+    assert results[0] == results[1]
 
 
 # -- stopped and continued
