@@ -147,6 +147,9 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
         for column in panels.T:
             drawn = any(axis.lines for axis in column)
             column[-1].xaxis.set_major_locator(MaxNLocator(4) if drawn else NullLocator())
+        for row in panels:
+            if not any(axis.lines for axis in row):  # nothing is on its scale
+                row[0].yaxis.set_major_locator(NullLocator())
         devices = ", ".join(sorted(set(data["x_device"].dropna()) - {"", COMPUTED}))
         said = textwrap.wrap(devices, int(18 * figure.get_figwidth()))
         label = COSTS[cost][data["quantity"].iloc[0]]

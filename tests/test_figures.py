@@ -178,6 +178,7 @@ class TestCurves:
     def test_without_measurements_a_panel_says_so(self, smoke):
         figure = curves(smoke, "time", "figure4")
         assert "not measured" in words(figure)
+        assert [*figure.axes[0].get_xticks(), *figure.axes[0].get_yticks()] == []  # no scale
         assert not figure.legends
         check_layout(figure)
 
