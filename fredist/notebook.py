@@ -141,6 +141,14 @@ def clean(path: Path) -> list[dict]:
     for number, cell in enumerate(notebook["cells"]):
         tags = cell["metadata"].get("tags")
         cell |= {"id": f"cell-{number}", "metadata": {"tags": tags} if tags else {}}
+        if outputs := cell.get("outputs"):
+            cell["outputs"] = outputs[:1]
+            for one in outputs[1:]:
+                before = cell["outputs"][-1]
+                if "name" in one and one["name"] == before.get("name"):  # arrived in pieces
+                    before["text"] += one["text"]
+                else:
+                    cell["outputs"].append(one)
     write_whole(path, json.dumps(notebook, indent=1, sort_keys=True, ensure_ascii=False) + "\n")
     return notebook["cells"]
 

@@ -78,7 +78,8 @@ def test_cells_can_be_run_again_in_any_order():
 
 def test_papermill_passes_parameters_and_what_is_made_is_clean(tmp_path):
     text = 'profile = "auto"\nmodels = None\nseeds = None'
-    source, made = write(tmp_path / "a.ipynb", text, SETTLE, other=1), tmp_path / "b.ipynb"
+    slowly = "import time\nfor i in range(3):\n    print(i, flush=True)\n    time.sleep(0.2)"
+    source, made = write(tmp_path / "a.ipynb", text, SETTLE, slowly, other=1), tmp_path / "b.ipynb"
     given = {"profile": "smoke", "models": ["vgg19"], "seeds": "0,1"}
     assert execute(source, made, given) == ""  # no cell is checked
     for words in ("profile_name='smoke'", "models=('vgg19',)", "seeds=(0, 1)"):
@@ -87,7 +88,9 @@ def test_papermill_passes_parameters_and_what_is_made_is_clean(tmp_path):
     assert b"papermill" not in before
     clean(made)
     assert made.read_bytes() == before
-    assert nbformat.read(made, as_version=4).cells[0].metadata == {"tags": ["parameters"]}
+    cells = nbformat.read(made, as_version=4).cells
+    assert cells[0].metadata == {"tags": ["parameters"]}
+    assert [output.text for output in cells[-1].outputs] == ["0\n1\n2\n"]  # in one piece
 
 
 def test_nothing_of_the_users_jupyter_reaches_a_notebook(tmp_path, monkeypatch):
