@@ -14,8 +14,7 @@ from .checks import check_choice
 from .data import DATASETS
 from .networks import FAMILIES
 from .paper import Choices
-from .paths import write_whole
-from .report import Table, write_all
+from .report import write_all
 from .results import KEYS
 from .runs import COMPUTED
 from .style import COLUMN_WIDTH, SMALL, TEMPLATE_LOOKS, TEXT_WIDTH, Picture, applied, as_bytes
@@ -284,21 +283,3 @@ def save(
     # All is drawn before anything is written: an error leaves the earlier files as they were.
     pictures = {kind: as_bytes(figure, kind) for kind in ("pdf", "png")}
     return write_all(choices, frame, pictures, folder)
-
-
-def picture(table: Table, path: Path) -> None:
-    """Draw a table as a PNG, for pages that show no other."""
-    header, *rows = table.rows()
-    widths = [max(map(len, column)) + 2 for column in zip(header, *rows, strict=True)]
-    size, height = 0.06 * sum(widths), (len(rows) + 1) / 6  # inches
-    said = textwrap.wrap(f"{table.name}. {table.caption} {table.note}", int(26 * size))
-    with applied():
-        figure = Figure((size, height + len(said) / 11 + 0.1), layout="none")
-        part = height / figure.get_figheight()
-        axis = figure.add_axes((0, 1 - part, 1, part))
-        axis.axis("off")
-        shape = {"colWidths": [width / sum(widths) for width in widths], "bbox": (0, 0, 1, 1)}
-        drawn = axis.table(rows, colLabels=header, cellLoc="center", edges="horizontal", **shape)
-        drawn.auto_set_font_size(False)
-        figure.text(0.005, 0.05 / figure.get_figheight(), "\n".join(said), fontsize=SMALL)
-    write_whole(path, as_bytes(figure, "png"))

@@ -10,10 +10,8 @@ from .data import DATASETS
 from .networks import FAMILIES
 from .paper import Choices
 from .report import Table, best_profile, provenance, save, say_text  # noqa: F401 - for notebooks
-from .results import gains
 from .runs import COMPUTED
 from .templates import TEMPLATES
-from .verdicts import verdict
 
 TEMPLATE_LABELS: Mapping[str, str] = {
     template: template.replace("_", "-").title() for template in TEMPLATES
@@ -52,11 +50,6 @@ _COMPUTED = "Computed, not measured: a pass's tensors at their peak, not what op
 _DEPARTURES = (
     "The six of the paper's twenty networks that its equations do not give: filters of the layers "
     "that a template sees, and parameters with 10 classes. Tables and figures show the published."
-)
-_LUCK = "The best of four is above none by luck alone, too. Only the paper's protocol judges."
-_GAINS = (
-    "The best template's accuracy less the base's in percentage points: here over pairs of runs "
-    "with equal seeds, mean [min to max] (n pairs), and published."
 )
 
 
@@ -222,46 +215,6 @@ def _listed(layers: Sequence) -> str:
         return f"{values[0]} x{len(values)}"
     half = values[: -(-len(values) // 2)]
     return " ".join([*half, "and back"] if values == values[::-1] else values)
-
-
-def gain_table(choices: Choices, frame: pd.DataFrame, quantity: str = "top1_last") -> Table:
-    """Return whether a template gains over the base: each model's best one, here and published.
-
-    Examples
-    --------
-    >>> from fredist import paper, results
-    >>> chosen = paper.choose("table1", "smoke", datasets="cifar10", models="mobilenet")
-    >>> gain_table(chosen, results.collect(chosen)).grid.iloc[0].tolist()[2:4]
-    ['Reverse-Base', '+1.83']
-    """
-    chance = frame[(frame["quantity"] == quantity) & (frame["value"] < frame["chance"])]
-    guessed = set(zip(chance["dataset"], chance["model"], chance["template"], strict=True))
-    both = pd.concat(
-        [gains(frame, quantity), gains(frame, "top1_best", "published")], ignore_index=True
-    )
-    cells = {}
-    for dataset, model in product(choices.datasets, choices.models):
-        part = both[(both["dataset"] == dataset) & (both["model"] == model)]
-        printed = part["kind"] == "published"
-        template, *here = _best(part[~printed])
-        holds = verdict(part[~printed], "gain", lambda points: points > 0, some=True)
-        if {(dataset, model, "base"), (dataset, model, template)} & guessed:
-            holds = "at chance: says nothing"
-        row = [*here, *_best(part[printed])[1:], holds]
-        cells[DATASETS[dataset].label, FAMILIES[model].label] = row
-    columns = ["best here", "gain here (points)", "best published", "gain published (points)"]
-    grid = _grid(cells, [*columns, "a gain here too?"], ["Data set", "Model"])
-    return Table("Gains", _GAINS, _LUCK, both, grid)
-
-
-def _best(part: pd.DataFrame) -> tuple[str, str, str]:
-    """Return the template that gains most, its label, and its gain as text."""
-    if part["gain"].isna().all():
-        return "", DASH, DASH
-    row = part.loc[part["gain"].idxmax()]
-    between = f" [{row['low']:+.2f} to {row['high']:+.2f}]" if row["n"] > 1 else ""
-    n = "" if row["kind"] == "published" else f" ({row['n']})"
-    return row["template"], TEMPLATE_LABELS[row["template"]], f"{row['gain']:+.2f}{between}{n}"
 
 
 TABLES: Mapping[str, Callable] = {"table1": table1, "table2": table2, "table3": table3}
