@@ -177,8 +177,9 @@ def _protocol(label: str, changes: Mapping = MappingProxyType({}), **recipe) -> 
 def _profile(label: str, recipe: dict, setting: dict, tiny: dict | None = None, **rest) -> Profile:
     """Return a profile of shorter runs, of which Table 2's and those at equal cost may differ."""
     cifar = Setting(_shorter(_CODE, **recipe), **setting)
-    own = {"recipe": _shorter(_TINY, **recipe | (tiny or {}))}
-    of_tiny = replace(cifar, **own, changes=cifar.changes if cifar.changes is _FLOAT32 else {})
+    own = _shorter(_TINY, **recipe | (tiny or {}))
+    # Of what models change only the precision is not CIFAR's own.
+    of_tiny = replace(cifar, recipe=own, changes=cifar.changes if "precision" in recipe else {})
     equal = {"macs": cifar, "params": cifar}
     return Profile(label, cifar, of_tiny, **equal | rest)
 
