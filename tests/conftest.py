@@ -1,11 +1,21 @@
 """What the tests share: folders of their own, tiny runs, and records as some machine wrote them."""
 
+import os
 import sys
+import tempfile
 from dataclasses import replace
 
 import pytest
 
 # fredist is imported where it is used: the tests of the environment need no torch.
+
+
+def pytest_configure(config):
+    """The examples in docstrings, which have no fixtures, are not the user's either."""
+    scratch = tempfile.TemporaryDirectory(prefix="fredist-")
+    config.add_cleanup(scratch.cleanup)
+    for name in ("RUNS", "FIGURES", "LOCKS"):
+        os.environ[f"FREDIST_{name}"] = os.path.join(scratch.name, name.lower())
 
 
 @pytest.fixture(autouse=True)
