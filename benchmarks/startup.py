@@ -30,8 +30,8 @@ with numerics(run.recipe, device):
     part = ResidentImages(images.{split}_images, images.{split}_labels, *how)
     {last}
 """
-_FIRST = "steps = Steps(model, make_optimizer(model, run.recipe), run.recipe)\n"
-_FIRST += "    float(next(steps.epoch(part, 0, 0))[1])"
+_FIRST = "steps = Steps(model, make_optimizer(model, run.recipe), run.recipe); "
+_FIRST += "float(next(steps.epoch(part, 0, 0))[1])"
 _DECODE = 'from fredist.data import load; load("{dataset}")'
 
 
@@ -48,10 +48,11 @@ def seconds(before: str, timed: str, **environment) -> float:
 def main():
     """Print a line for each, as it is known."""
     [dataset] = sys.argv[1:] or ["cifar10"]
-    seconds("", _DECODE.format(dataset=dataset))  # once, so that what follows reads it decoded
+    torch, decode = "import fredist.data, torch", _DECODE.format(dataset=dataset)
+    seconds(torch, decode)  # once, so that what follows reads it decoded
     parts = {f"import {name}": ("", f"import {name}") for name in IMPORTS}
     run = _RUN.format(dataset=dataset)
-    parts["read the decoded set"] = ("import fredist.data, torch", _DECODE.format(dataset=dataset))
+    parts["read the decoded set"] = (torch, decode)
     first = _STEP.format(split="train", last=_FIRST)
     parts["from nothing to the first step"] = ("", run + first)
     parts["the first step alone, its images sent to the device"] = (run, first)
@@ -60,9 +61,7 @@ def main():
     for what, (before, timed) in parts.items():
         print(f"{what}: {median(seconds(before, timed) for _ in range(3)):.2f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        cold = seconds(
-            "import fredist.data, torch", parts["read the decoded set"][1], FREDIST_CACHE=folder
-        )
+        cold = seconds(torch, decode, FREDIST_CACHE=folder)
     print(f"decode it, once: {cold:.2f} s")
 
 

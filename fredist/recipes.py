@@ -229,7 +229,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 "lr": 0.05,
                 "warmup_steps": 60,
                 "batch_size": 16,
-                "memory_format": _FAST["memory_format"],
+                "memory_format": "channels_last",
             },
             {
                 "changes": {
