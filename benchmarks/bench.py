@@ -22,7 +22,14 @@ import torch
 from matplotlib.figure import Figure
 
 from fredist import machine
-from fredist.device import choose_device, describe, device_name, numerics, thread_count
+from fredist.device import (
+    choose_device,
+    describe,
+    device_name,
+    has_bfloat16,
+    numerics,
+    thread_count,
+)
 from fredist.measure import passes_ms
 from fredist.networks import costs
 from fredist.paper import MODELS, choose
@@ -61,8 +68,9 @@ def rates(device: torch.device, precision: str) -> dict:
     def rate(amount, work, *tensors):
         return 1000 * amount / min(passes_ms(partial(work, *tensors), device, seconds=0.2))
 
-    # Only what is asked for: a CPU without bfloat16 takes minutes for its product.
-    a = torch.rand(2048, 2048, device=device, dtype=getattr(torch, precision))
+    # A CPU without bfloat16 takes minutes for its product, and trains with float32's.
+    kind = getattr(torch, precision) if has_bfloat16(device) else torch.float32
+    a = torch.rand(2048, 2048, device=device, dtype=kind)
     source = torch.rand(2**24, device=device)
     return {
         precision: rate(2 * 2048**3, torch.mm, a, a),

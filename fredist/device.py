@@ -86,10 +86,7 @@ def thread_count(device: torch.device) -> int | None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes bfloat16 in hardware, or with kernels of its own.
-
-    A CPU without (no AVX-512, on x86) takes several times as long as in float32.
-    """
+    """Return whether a device computes in bfloat16 itself; no CPU with x86 but no AVX-512 does."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
     return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()

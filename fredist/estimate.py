@@ -12,7 +12,7 @@ import torch
 from . import machine
 from .batches import generator
 from .data import DATASETS
-from .device import device_name, empty_cache, has_bfloat16, numerics, synchronize
+from .device import device_name, empty_cache, numerics, synchronize
 from .progress import bar, duration
 from .runs import Run
 from .steps import make_optimizer, train_step
@@ -33,8 +33,6 @@ def in_order(
         for run in runs:
             heapq.heapreplace(ends, ends[0] + seconds[run])
         said += f", estimated {duration(max(ends))}"
-    if not has_bfloat16(device) and any(run.recipe.precision == "bfloat16" for run in runs):
-        said += "; in bfloat16, which this processor computes in software, slower than float32"
     print(said, flush=True)
     return runs
 

@@ -220,8 +220,7 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
         ),
         # Minutes on two CPU cores. Widths at which no layer has fewer than four filters, so few
         # images that only a small batch makes enough steps, and epochs after which each network has
-        # learnt the digits: at least 80% of them were right. In float32, for most laptops compute
-        # bfloat16 in software: ten times slower.
+        # learnt the digits: at least 80% of them were right.
         "smoke": _profile(
             "a few minutes' rehearsal",
             {

@@ -14,7 +14,7 @@ import torch
 
 from fredist import machine
 from fredist.data import load
-from fredist.device import device_name, has_bfloat16
+from fredist.device import device_name
 from fredist.estimate import estimate
 from fredist.jobs import Outcome, clean, make
 from fredist.measure import wanted
@@ -161,13 +161,6 @@ def test_measurements_then_seeds_in_order_and_the_longest_first(capsys):
     found = Store()
     times = [found.find(run).path.stat().st_mtime_ns for run in order]
     assert times == sorted(times)
-
-
-@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
-def test_a_slow_precision_is_said_before_it_costs_hours(precision, own_runs, capsys):
-    make([replace(run := tiny(), recipe=replace(run.recipe, precision=precision))])
-    slow = precision == "bfloat16" and not has_bfloat16(CPU)
-    assert ("computes in software" in capsys.readouterr().out) == slow
 
 
 def test_larger_and_longer_runs_are_estimated_longer():
