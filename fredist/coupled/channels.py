@@ -60,15 +60,16 @@ class Channels:
         return sum(prod(evaluate(size, values) for size in shape) for shape in shapes)
 
 
-def symbols(size: Size) -> list[str]:
+@cache  # a solution asks for the same few thousand again and again
+def symbols(size: Size) -> tuple[str, ...]:
     """Return the symbols of an expression, each once.
 
     Examples
     --------
     >>> symbols("s3 + 2*s1 + s3"), symbols(64)
-    (['s3', 's1'], [])
+    (('s3', 's1'), ())
     """
-    return list(dict.fromkeys(_SYMBOL.findall(size))) if isinstance(size, str) else []
+    return tuple(dict.fromkeys(_SYMBOL.findall(size))) if isinstance(size, str) else ()
 
 
 def evaluate(size: Size, values: Mapping[str, int]) -> int:

@@ -7,11 +7,10 @@ decide others; what is left (squeeze-excitation, hidden linear layers) follows w
 
 import contextlib
 import heapq
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import partial
-from itertools import islice, product
+from itertools import islice
 from math import floor
 
 from ..templates import round_filters
@@ -127,25 +126,26 @@ class _Solver:
     def __init__(self, channels: Channels):
         self.channels, self.original = channels, channels.sizes
         self.values = {symbol: channels.sizes[symbol] for symbol in channels.outputs}
-        self.equations = [sides for guard in channels.guards if (sides := _sides(guard))]
-        self.guards = {}
-        for guard in channels.guards:
-            for symbol in symbols(guard):
-                self.guards.setdefault(symbol, []).append(guard)
-        self._propagate()
+        self.guards = _by_symbol({guard: symbols(guard) for guard in channels.guards})
+        sides = filter(None, map(_sides, channels.guards))
+        self.equations = {pair: (*symbols(pair[0]), *symbols(pair[1])) for pair in sides}
+        self.equations_of = _by_symbol(self.equations)
+        self._propagate({*self.equations})
 
     def unknown(self, size: Size) -> list[str]:
         return [symbol for symbol in symbols(size) if symbol not in self.values]
 
     def decide(self, name: str, size: Size, wished: int) -> None:
         """Give an expression's unknown symbols values with which they contribute what is wished."""
-        free, before = self.unknown(size), (self.values, self.equations)
-        tries = self._nearest(partial(_part, size, free), free, wished)
-        for _, self.values in islice(tries, _TRIES):
+        free, before = self.unknown(size), self.values
+        touched = {pair for symbol in free for pair in self.equations_of.get(symbol, ())}
+        tries = self._nearest(size, free, wished + _rest(size, free, before))
+        for _, values in islice(tries, _TRIES):
+            self.values = before | values
             with contextlib.suppress(_Unsolvable):  # what follows from it may have no solution
-                self._propagate()
+                self._propagate(touched)
                 return
-            self.values, self.equations = before
+            self.values = before
         known = [symbol for guard in self._guards_of(free) for symbol in symbols(guard)]
         raise _Unsolvable(name, wished, [symbol for symbol in known if symbol in self.values])
 
@@ -185,43 +185,42 @@ class _Solver:
                 raise ValueError(f"expected sizes with {guard}, got {said}")
         return self.values
 
-    def _propagate(self) -> None:
-        waiting, changed = self.equations, True
-        while changed:
-            changed, left = False, []
-            for sides in waiting:
+    def _propagate(self, touched: Iterable[tuple[str, str]]) -> None:
+        """Decide what follows from equations that have symbols which are newly decided."""
+        touched = set(touched)
+        while touched:
+            for sides in filter(touched.__contains__, self.equations):  # in their order
+                touched.remove(sides)
                 free = [self.unknown(side) for side in sides]
-                if all(free):
-                    left.append(sides)
-                elif any(free):
+                if any(free) and not all(free):
                     side, other = sides if free[0] else sides[::-1]
                     wished = evaluate(other, self.values)
-                    tries = self._nearest(partial(evaluate, side), free[0] or free[1], wished)
-                    off, self.values = next(tries, (1, None))
+                    off, values = next(self._nearest(side, free[0] or free[1], wished), (1, None))
                     if off:
                         raise _Unsolvable(side, wished)
-                    changed = True
-            waiting = left
-        self.equations = waiting
+                    self.values = self.values | values
+                    touched.update(pair for one in values for pair in self.equations_of[one])
 
-    def _nearest(self, part: Callable, free: Sequence[str], wished: int) -> Iterator[tuple]:
-        """Yield all values with free symbols decided, by how far `part` is from what is wished."""
+    def _nearest(self, size: Size, free: Sequence[str], wished: int) -> Iterator[tuple]:
+        """Yield (distance, the free symbols' values), by how far `size` is from what is wished."""
         original = {symbol: self.original[symbol] for symbol in free}
-        known = {*self.values, *free}
-        guards = [guard for guard in self._guards_of(free) if known.issuperset(symbols(guard))]
+        guards = [g for g in self._guards_of(free) if original.keys() >= {*self.unknown(g)}]
+        read = {symbol for one in (size, *guards) for symbol in symbols(one)}
+        known = {symbol: self.values[symbol] for symbol in read.difference(free)}
         total = sum(original.values())
         # Sizes are linear in their symbols, up to a division's remainder.
-        here = part(self.values | original)
-        slope = Fraction(part(self.values | {s: 2 * n for s, n in original.items()}) - here, total)
+        here = evaluate(size, known | original)
+        twice = evaluate(size, known | {symbol: 2 * n for symbol, n in original.items()})
+        slope = Fraction(twice - here, total)
         middle = max(len(free), floor(total + (wished - here) / slope) if slope else total)
         found = []
-        for off, sign in product(range(_SEARCH), (1, -1)):
+        for off, sign in ((off, sign) for off in range(_SEARCH) for sign in (1, -1)):
             while found and off > found[0][1] + 2:
                 yield found[0][0], heapq.heappop(found)[-1]
             if (amount := middle + sign * off) >= len(free) and (off or sign > 0):
-                values = self.values | _split(original, amount)
-                if all(_holds(guard, values) for guard in guards):
-                    distance = abs(part(values) - wished)
+                values = _split(original, amount)
+                if all(_holds(guard, known | values) for guard in guards):
+                    distance = abs(evaluate(size, known | values) - wished)
                     heapq.heappush(found, (distance, off, -sign, values))
         yield from ((one[0], one[-1]) for one in sorted(found, key=lambda one: one[:3]))
 
@@ -229,11 +228,24 @@ class _Solver:
         return list(dict.fromkeys(guard for s in free for guard in self.guards.get(s, ())))
 
 
-def _part(size: Size, free: Iterable[str], values: Mapping[str, int]) -> int:
+def _by_symbol(expressions: Mapping[object, Iterable[str]]) -> dict[str, list]:
+    """Return the expressions that each symbol is in."""
+    found = {}
+    for expression, named in expressions.items():
+        for symbol in named:
+            found.setdefault(symbol, []).append(expression)
+    return found
+
+
+def _rest(size: Size, free: Sequence[str], values: Mapping[str, int]) -> int:
+    """Return what an expression is without its free symbols, if it has others."""
+    others = len(free) < len(symbols(size))
+    return evaluate(size, {**values, **dict.fromkeys(free, 0)}) if others else 0
+
+
+def _part(size: Size, free: Sequence[str], values: Mapping[str, int]) -> int:
     """Return what the free symbols contribute to an expression."""
-    values, free = dict(values), list(free)
-    rest = len(free) < len(symbols(size))
-    return evaluate(size, values) - (evaluate(size, values | dict.fromkeys(free, 0)) if rest else 0)
+    return evaluate(size, values) - _rest(size, free, values)
 
 
 def _holds(guard: str, values: Mapping[str, int]) -> bool:
@@ -265,6 +277,8 @@ def _sides(guard: str) -> tuple[str, str] | None:
 
 def _split(original: Mapping[str, int], amount: int) -> dict[str, int]:
     """Share an amount in the original proportions, by the largest remainder, each at least one."""
+    if len(original) == 1:  # nearly always, and thousands of times
+        return dict.fromkeys(original, amount)
     total = sum(original.values())
     exact = [Fraction(size * amount, total) for size in original.values()]
     return dict(zip(original, round_filters(exact, keep_total=True), strict=True))

@@ -92,7 +92,7 @@ def _trace(
     pairs = (
         pair for t, s in zip(inputs, shapes, strict=True) for pair in zip(s, t.shape, strict=True)
     )
-    sizes = {name: size for name, size in pairs if symbols(name) == [name]}
+    sizes = {name: size for name, size in pairs if symbols(name) == (name,)}
     attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
     named = dict.fromkeys(trained, ()) | dict(zip(tensors, shapes, strict=False))
     guards = _guards(held[0])
@@ -222,7 +222,7 @@ def _unread(attributes, shapes, sizes, guards) -> Iterator[tuple]:
         symbol for shape in (guards, *shapes.values()) for size in shape for symbol in symbols(size)
     }
     for place, size in attributes.items():
-        if symbols(size) == [size] and size not in read:
+        if symbols(size) == (size,) and size not in read:
             inside = f"{place[0]}." if place[0] else ""
             dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
             same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
