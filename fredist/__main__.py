@@ -54,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     """Show a table or figure: at once what there is, and again when what is missing is made."""
+    given["datasets"] = _fitting(name, given["datasets"])
     choices, store = choose(name, **given), Store()
     check_choice("device", choices.device or "cpu", (*DEVICES, *store.devices()))
     check_number("minutes", 1 if minutes is None else minutes, above=True)
@@ -81,7 +82,9 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
         if given["profile"] == "auto" and profile.protocol:
             print("Training by the paper's protocol, the longest. Shorter, with what they change:")
             for other in (one for one in PROFILES if not PROFILES[one].protocol):
-                said = "; ".join(differences(PROFILES[other], choices.experiment.kinds[0]))
+                said = "; ".join(
+                    differences(PROFILES[other], choices.experiment.kinds[0], choices.models)
+                )
                 print(f"  make {name} PROFILE={other}  # {said}", flush=True)
         failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure)
         show()
@@ -90,6 +93,19 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
         print(f"{len(missing)} runs are missing, and are trained only if asked: {how}")
     _name_better(choices)
     return failed
+
+
+def _fitting(name: str, datasets: str | None) -> list[str] | None:
+    """Return those data sets that an experiment can be of, where some are meant for others."""
+    if datasets is None:
+        return None
+    given = check_choices("data sets", datasets, DATASETS)
+    own = EXPERIMENTS[check_choice("table or figure", name, EXPERIMENTS)].datasets or given
+    fitting = [one for one in given if one in own]
+    for one in given if fitting else ():
+        if one not in own:
+            print(f"{name} is of {', '.join(own)}: {one} plays no part")
+    return fitting or list(given)
 
 
 def _show(choices: Choices, parameters: dict) -> None:
@@ -146,7 +162,7 @@ def _make(choices: Choices, jobs, download: bool | None = None, **options) -> di
 
 def train(name, minutes, download, **given) -> dict[str, str]:
     """Train a table's or figure's missing runs, without Jupyter."""
-    choices = choose(name, **given)
+    choices = choose(name, **given | {"datasets": _fitting(name, given["datasets"])})
     if not choices.experiment.trained:
         raise ValueError(f"expected a table or figure of trained networks, got {name}")
     runs = choices.runs()
@@ -155,10 +171,13 @@ def train(name, minutes, download, **given) -> dict[str, str]:
     return failed
 
 
-def measure(remeasure, **given) -> dict[str, str]:
-    """Measure what is missing of Table 3, without Jupyter."""
-    choices = choose("table3", "smoke", **given)
-    return _make(choices, _measurements(choices), remeasure=bool(remeasure))
+def measure(name, minutes, remeasure, **given) -> dict[str, str]:
+    """Measure what is missing of a table or figure, without Jupyter."""
+    choices = choose(name, **given)
+    if not choices.experiment.measured:
+        raise ValueError(f"expected a table or figure of memory or time, got {name}")
+    jobs = _measurements(choices)
+    return _make(choices, jobs, minutes=minutes, remeasure=bool(remeasure))
 
 
 def data(datasets) -> dict[str, str]:
@@ -184,7 +203,7 @@ def _options(arguments: Sequence[str] | None) -> dict:
     taken = {
         render: [*both, "--train", "--remeasure"],
         train: [*both, "--download"],
-        measure: ["--models", "--templates", "--widths", "--device", "--remeasure"],
+        measure: [*both, "--remeasure"],
         data: ["--datasets"],
         publish: [],
         lab: [],

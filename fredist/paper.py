@@ -11,8 +11,9 @@ from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from . import data
 from .checks import check_choice, check_choices, check_numbers
-from .data import DATASETS, at_hand, fingerprint
+from .data import DATASETS, at_hand
 from .networks import FAMILIES, Network, make_network
 from .networks.budget import largest, network_cost
 from .paths import PUBLISHED
@@ -154,8 +155,8 @@ class Choices:
         """Return how the profile trains this kind of experiment, or its cells at an equal cost."""
         return getattr(self.profile, like or self.experiment.kinds[0])
 
-    def run(self, cell: Cell, seed: int) -> Run:
-        """Return the run of a cell: of the paper's own network, at the profile's scale."""
+    def run(self, cell: Cell, seed: int, fingerprint: str | None = None) -> Run:
+        """Return a cell's run, at the profile's scale, on data at hand or of a fingerprint."""
         return make_run(
             self.setting(cell.like),
             cell.dataset,
@@ -163,7 +164,7 @@ class Choices:
             cell.template,
             seed=seed,
             width=cell.width,
-            fingerprint=fingerprint(cell.dataset),
+            fingerprint=data.fingerprint(cell.dataset) if fingerprint is None else fingerprint,
             head=self.experiment.heads.get(cell.model),
         )
 
@@ -179,7 +180,7 @@ class Choices:
         A reduced profile's Table 2 has the accuracies of small networks beside the paper's counts.
         """
         if self.experiment.curves or cell.like:
-            return self.run(cell, 0).network
+            return self.run(cell, 0, fingerprint="").network
         options = {"convention": "published", "head": self.experiment.heads.get(cell.model)}
         classes = DATASETS[self.experiment.datasets[0]].classes if self.experiment.tiny else 10
         return make_network(cell.model, cell.template, cell.width, classes, **options)
@@ -238,7 +239,7 @@ def choose(
     own = PROFILES[profile]
     part = {"models": own.curve_models, "widths": own.curve_widths} if experiment.curves else {}
     given = {
-        "datasets": _datasets(name, own, datasets),
+        "datasets": _datasets(name, datasets),
         "models": _chosen("models", models, MODELS),
         "templates": _chosen("templates", templates, TEMPLATES),
         "widths": sorted(check_numbers("widths", widths, float) or (), reverse=True),
@@ -252,10 +253,11 @@ def choose(
     }
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
-    defaults["seeds"] = getattr(own, experiment.kinds[0]).seeds
+    seeds = {getattr(own, kind).seeds for kind in experiment.kinds}
+    defaults["seeds"] = seeds.pop() if len(seeds) == 1 else ()  # else any are others than some
     defaults["datasets"] = experiment.datasets[:1] if experiment.tiny else own.datasets
     words = [
-        f"{word:g}" if isinstance(word, float) else str(word)
+        f"{word:.15g}" if isinstance(word, float) else str(word)
         for what, value in given.items()
         if value and set(value) != set(defaults[what])
         for word in ((f"seed{one}" for one in value) if what == "seeds" else value)
@@ -295,18 +297,17 @@ def _default_datasets(experiment: Experiment, profile: Profile) -> tuple[str, ..
     return tuple(dict.fromkeys(chosen))
 
 
-def _datasets(name: str, profile: Profile, datasets) -> tuple[str, ...] | None:
+def _datasets(name: str, datasets) -> tuple[str, ...] | None:
     experiment = EXPERIMENTS[name]
     given = _chosen("data sets", datasets, tuple(DATASETS))
     if given is None or not experiment.trained:
         return None
-    fitting = tuple(one for one in given if one in experiment.datasets)
-    if not fitting:
+    if other := [one for one in given if one not in experiment.datasets]:
         raise ValueError(
             f"expected data sets from {', '.join(experiment.datasets)} for {name}, got "
-            f"{', '.join(given)}"
+            f"{', '.join(other)}"
         )
-    return fitting
+    return tuple(given)
 
 
 # What each printed number is, very likely (NOTES, section 5): the quantity of ours that was taken

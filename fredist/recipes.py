@@ -3,11 +3,13 @@
 What a profile may download, falls back to, trains unasked and is called in a caption is said here.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from itertools import product
 from types import MappingProxyType
 
 from .checks import check_choice, check_flag, check_integer, check_number
+from .templates import TEMPLATES
 
 CHOICES = {
     "augmentation": ("pad_crop", "resized_crop"),
@@ -99,9 +101,15 @@ class Setting:
     train_images: int | None = None
     test_images: int | None = None
 
+    def __post_init__(self):
+        for name in ("train_images", "test_images"):
+            if (limit := getattr(self, name)) is not None:
+                object.__setattr__(self, name, check_integer(name, limit))
+
     def recipe_for(self, model: str, template: str) -> Recipe:
-        """Return the recipe of a model's runs under a template."""
-        return replace(self.recipe, **self.changes.get(model, {}), **self.changes.get(template, {}))
+        """Return the recipe of a model's runs under a template, whose changes come last."""
+        changes = {**self.changes.get(model, {}), **self.changes.get(template, {})}
+        return replace(self.recipe, **changes)
 
     def width_factor(self, model: str) -> float:
         """Return what a model's width multipliers are multiplied by."""
@@ -212,9 +220,16 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             "all of CIFAR-10, narrow networks",
             {"epochs": 10} | _FAST,
             _SMALL,
-            macs=Setting(_SMALL15, _FLOAT32, (0, 1, 2, 3, 4), {"vgg19": 0.25, "mobilenet": 0.5}),
+            macs=Setting(
+                _SMALL15,
+                _FLOAT32,
+                (0, 1, 2, 3, 4),
+                dict.fromkeys(_MODELS, 0.25) | {"mobilenet": 0.5},
+            ),
             # At a base twice as wide MobileNet reverse would take four hours.
-            params=Setting(_SMALL15, _FLOAT32, (0, 1), {"vgg19": 0.125, "mobilenet": 0.25}),
+            params=Setting(
+                _SMALL15, _FLOAT32, (0, 1), dict.fromkeys(_MODELS, 0.125) | {"mobilenet": 0.25}
+            ),
             datasets=("cifar10",),
             trains=False,
         ),
@@ -256,7 +271,12 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
 )
 
 
-def differences(profile: Profile, kind: str = "cifar") -> list[str]:
+def differences(
+    profile: Profile,
+    kind: str = "cifar",
+    models: Sequence[str] = _MODELS,
+    templates: Sequence[str] = TEMPLATES,
+) -> list[str]:
     """Return how a profile's setting of a kind differs from the author's code, in words.
 
     Examples
@@ -265,23 +285,44 @@ def differences(profile: Profile, kind: str = "cifar") -> list[str]:
     ['batch size 16 instead of 128']
     """
     own, code = getattr(profile, kind), getattr(PROFILES["paper"], kind)
-    pairs = zip(*(asdict(s.recipe_for("", "base")).items() for s in (own, code)), strict=True)
-    said = [
-        f"{name.replace('_', ' ')} {_plain(value)} instead of {_plain(stated)}"
-        for (name, value), (_, stated) in pairs
-        if value != stated
-    ]
-    for model, changes in own.changes.items():
-        if model in _MODELS:
-            said += [f"{_plain(k)} {_plain(value)} for {model}" for k, value in changes.items()]
+    cells = list(product(models, templates))
+    recipes = [[asdict(s.recipe_for(*cell)) for s in (own, code)] for cell in cells]
+    said = []
+    for name in recipes[0][0]:
+        where = {}  # each value, and what it is in place of
+        for cell, pair in zip(cells, recipes, strict=True):
+            value, stated = (recipe[name] for recipe in pair)
+            if value != stated:
+                where.setdefault((value, stated), []).append(cell)
+        if where:
+            said.append(f"{name.replace('_', ' ')} {_instead(where, cells)}")
     if len(own.seeds) != len(code.seeds):
         said.append(f"{len(own.seeds)} instead of {len(code.seeds)} repetitions")
-    if factors := sorted(set(own.width_factors.values())):
+    factors = sorted({own.width_factor(model) for model in models})
+    if factors != [1.0]:
         each = f"{factors[0]:g}" + f" to {factors[-1]:g}" * (len(factors) > 1)
         said.append(f"every width multiplied by {each}")
     limits = {"train": own.train_images, "test": own.test_images}
     said += [f"at most {limit:,} {split} images" for split, limit in limits.items() if limit]
     return said
+
+
+def _instead(where: Mapping[tuple, list], cells: list) -> str:
+    """Return values in place of others, each once, and of which networks if not of all."""
+    every, names = [set(part) for part in zip(*cells, strict=True)], {}
+    for pair, some in where.items():
+        parts = (list(dict.fromkeys(part)) for part in zip(*some, strict=True))
+        only = [
+            one for part, all_ in zip(parts, every, strict=True) if {*part} < all_ for one in part
+        ]
+        names[pair] = f" ({', '.join(map(_plain, only))})" if only else ""
+    values, stated = (list(dict.fromkeys(part)) for part in zip(*where, strict=True))
+    if len(values) == 1:
+        return f"{_plain(values[0])} instead of " + ", ".join(
+            _plain(pair[1]) + of for pair, of in names.items()
+        )
+    said = ", ".join(_plain(pair[0]) + of for pair, of in names.items())
+    return f"{said} instead of {', '.join(map(_plain, stated))}"
 
 
 def _plain(value) -> str:

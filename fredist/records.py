@@ -53,8 +53,8 @@ class Record:
 
     @property
     def device_type(self) -> str:
-        """cpu or cuda; both, joined by a plus, for a run that moved."""
-        return "+".join(dict.fromkeys(s["device_type"] for s in self.provenance["sessions"]))
+        """cpu or cuda: of a run that moved, where it ended."""
+        return self.provenance["sessions"][-1]["device_type"]
 
     @property
     def finished(self) -> datetime:
@@ -216,6 +216,12 @@ class Store:
             key=lambda r: (order.get(r.device_type, 2), r.ahead, r.finished, r.path.name),
             default=None,
         )
+
+    def fingerprint(self, dataset: str) -> str | None:
+        """Return the fingerprint that most runs of a data set have, None if there are none."""
+        runs = [rs[0].identity for rs in self._records.values() if "recipe" in rs[0].identity]
+        known = Counter(run["fingerprint"] for run in runs if run["dataset"] == dataset)
+        return max(known, key=known.get, default=None)
 
     def devices(self) -> list[str]:
         """Return the names of the devices on which the records were made."""

@@ -136,7 +136,7 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
         said.append("The images are scikit-learn's handwritten digits, none of the paper's sets.")
     for kind in choices.experiment.kinds:
         where = f", at equal {kind}" if kind in choices.experiment.like else ""
-        if changes := differences(profile, kind):
+        if changes := differences(profile, kind, choices.models, choices.templates):
             said.append(f"Unlike the author's released code{where}: {'; '.join(changes)}.")
     deterministic = "Training is deterministic, which the author's is not."
     said.append(deterministic if profile.protocol else "Not the paper's protocol.")

@@ -1,19 +1,17 @@
 """One tidy frame: what records, counts and the paper say of each network, a row for each quantity.
 
-Tables and figures are pivots of it. It never mixes devices or kinds of measurement in one quantity:
-it takes one, and says what it has left out.
+Tables and figures are pivots of it. Accuracies are of one kind of device, CUDA or CPU; memory and
+time are of one device and one PyTorch. What is left out for that is said.
 """
 
 import math
-from collections import Counter
 from dataclasses import asdict
 
 import pandas as pd
 
-from .data import DATASETS
 from .paper import Cell, Choices, published
 from .records import Record, Store
-from .runs import COMPUTED, MEASUREMENT_VERSION, Run, canonical
+from .runs import COMPUTED, MEASUREMENT_VERSION, canonical
 
 KEYS = ["dataset", "model", "template", "width", "like"]
 COLUMNS = [
@@ -92,21 +90,12 @@ def _counted(choices: Choices, cell: Cell) -> list[dict]:
 
 
 def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
-    """Return the accuracies on one data set, of one kind of device, or of the one that is asked."""
-    asked_for = {cell: choices.seeds_of(cell) for cell in cells}
-    runs = {(cell, seed): choices.run(cell, seed) for cell in cells for seed in asked_for[cell]}
-    found = {key: store.find(run, choices.device) for key, run in runs.items()}
-    kinds = Counter(record.device_type for record in found.values() if record)
-    if len(kinds) > 1:  # one kind for the whole table: that of most runs, CUDA if equally many
-        kind = max(kinds, key=lambda k: (kinds[k], k == "cuda"))
-        found = {key: store.find(run, kind) for key, run in runs.items()}
-        left = sum(kinds.values()) - sum(1 for record in found.values() if record)
-        if left:
-            others = " and ".join(sorted(set(kinds) - {kind}))
-            said.append(f"{left} runs were trained on {others} alone, and are left out")
-    rows = []
+    """Return the accuracies on one data set."""
+    found, rows = _records(choices, cells, store, said), []
     for cell in cells:
-        of = {seed: found[cell, seed] for seed in asked_for[cell] if found[cell, seed]}
+        asked = choices.seeds_of(cell)
+        of = {seed: found[cell, seed] for seed in asked if (cell, seed) in found}
+        run = choices.run(cell, asked[0], fingerprint="")
         for quantity in TRAINED:
             seeds = {seed: value for seed, r in of.items() if (value := _result(r, quantity)) >= 0}
             if not seeds and quantity.startswith("train_"):
@@ -120,43 +109,46 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
                     low=min(values),
                     high=max(values),
                     n=len(seeds),
-                    of=len(asked_for[cell]),
+                    of=len(asked),
                     kind="trained",
                     device="; ".join(sorted({record.device for record in of.values()})),
                     profile=choices.profile_name,
                     seeds=seeds,
-                    chance=_chance(quantity, runs[cell, asked_for[cell][0]]),
+                    chance=run.chance(quantity),
                     sources=" ".join(record.path.name for record in of.values()),
                 )
             )
     return rows
 
 
+def _records(
+    choices: Choices, cells: list[Cell], store: Store, said: list[str]
+) -> dict[tuple[Cell, int], Record]:
+    """Return the records of one data set's runs by cell and seed, all of one kind of device.
+
+    That is the one asked for, or the one of most runs, CUDA if equally many.
+    """
+    # Of data that are not known by a fingerprint, the records': showing needs no data.
+    known = store.fingerprint(cells[0].dataset) or ""
+    seeds = [(cell, seed) for cell in cells for seed in choices.seeds_of(cell)]
+    runs = {key: choices.run(*key, fingerprint=known) for key in seeds}
+    found = {
+        place: {key: record for key, run in runs.items() if (record := store.find(run, place))}
+        for place in ((choices.device,) if choices.device else ("cuda", "cpu"))
+    }
+    chosen = max(found, key=lambda place: len(found[place]))
+    at_hand = {key: record for key, run in runs.items() if (record := store.find(run))}
+    if left := at_hand.keys() - found[chosen].keys():
+        others = " and ".join(sorted({at_hand[key].device_type for key in left}))
+        own = "" if found[chosen] else f": none was on {chosen}"
+        said.append(f"{len(left)} runs were trained on {others} alone, and are left out{own}")
+    return found[chosen]
+
+
 def _result(record: Record, quantity: str) -> float:
     if quantity == "loss_last":
         return record.history["loss"][-1]
     return record.results.get(quantity, math.nan)
-
-
-def _chance(quantity: str, run: Run) -> float:
-    if quantity.startswith("loss"):
-        return math.nan
-    images = run.train_images if quantity.startswith("train") else run.test_images
-    return chance(DATASETS[run.dataset].classes, images, guesses=5 if "top5" in quantity else 1)
-
-
-def chance(classes: int, images: int, guesses: int = 1) -> float:
-    """Return the accuracy in percent that guessing stays below, but for one time in a thousand.
-
-    Top-5 accuracy has five guesses.
-
-    Examples
-    --------
-    >>> round(chance(10, 10_000), 2)
-    10.9
-    """
-    p = guesses / classes
-    return 100 * (p + 3 * math.sqrt(p * (1 - p) / images))
 
 
 MEMORY_BATCHES = {"code": 2, "inference": 64, "training": 64}  # the code's own, the captions'
@@ -187,62 +179,59 @@ _MEASURED = {
 def _measured(
     choices: Choices, cells: list[Cell], quantity: str, store: Store, said: list[str]
 ) -> list[dict]:
-    """Return memory or time: of one device, number of threads and PyTorch, the newest of each."""
+    """Return memory or time: of one device, number of threads and PyTorch, the newest of each.
+
+    Of several places that with most of the table, then the newest; what is computed is on no
+    device and stands in for all, after real ones. A clock that was ahead is the oldest.
+    """
     wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
     for cell in cells:
         key = canonical([asdict(choices.network(cell)), choices.image_size(cell)])
         wanted.setdefault(key, []).append(cell)
-    fitting: dict[tuple, list[tuple[Cell, Record]]] = {}
-    for record in store.measurements():
+    places: dict[tuple, dict[tuple, Record]] = {}
+    for record in sorted(store.measurements(), key=lambda r: (not r.ahead, r.finished)):
         it = record.identity
-        if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION or record.ahead:
+        if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION:
             continue
         if quantity == "memory" and it["batch"] != MEMORY_BATCHES[it["method"]]:
             continue
         device_type = COMPUTED if it["device"] == COMPUTED else record.device_type
         place = (it["device"], device_type, it["threads"] or 0, it["torch"])
         for cell in wanted.get(canonical([it["network"], it["image_size"]]), ()):
-            fitting.setdefault(place, []).append((cell, record))
+            places.setdefault(place, {})[cell, it["method"], it["batch"]] = record
+    if not places:
+        return []
+    fitting = [p for p in places if choices.device in (None, *p[:2]) or COMPUTED in p]
     if not fitting:
+        there = ", ".join(sorted({device for device, *_ in places}))
+        said.append(f"no {quantity} of {choices.device} at hand; there is {there}")
         return []
-    place = _place(fitting, choices.device)
-    if place is None:
-        said.append(
-            f"no {quantity} of {choices.device} at hand; there is "
-            f"{', '.join(sorted({one[0] for one in fitting}))}"
-        )
-        return []
-    if left := sorted({one[0] for one in fitting} - {place[0]}):
-        said.append(f"{quantity} is of {place[0]} alone; there is also {', '.join(left)}")
-    threads = f", {place[2]} thread{'s' * (place[2] > 1)}" if place[2] else ""
-    newest: dict[tuple, tuple[Cell, Record]] = {}
-    for cell, record in sorted(fitting[place], key=lambda pair: pair[1].finished):
-        newest[(cell, record.identity["method"], record.identity["batch"])] = cell, record
+    newest = {p: max(record.finished for record in places[p].values()) for p in fitting}
+    chosen = max(fitting, key=lambda p: (p[0] != COMPUTED, len(places[p]), newest[p]))
+    own = chosen[0]
+    if left := {p[0] if p[0] != own else _named(p, version=True) for p in places if p != chosen}:
+        said.append(f"{quantity} is of {own} alone; there is also {', '.join(sorted(left))}")
     return [
         _row(
             cell,
-            name.format(batch=record.identity["batch"]),
+            name.format(batch=batch),
             record.results[key] / (1e9 if name.endswith("gb") else 1),
             low=record.results.get("min_ms", math.nan) if key == "median_ms" else math.nan,
             high=record.results.get("max_ms", math.nan) if key == "median_ms" else math.nan,
-            kind="computed" if place[0] == COMPUTED else "measured",
-            device=place[0] + threads,
+            kind="computed" if own == COMPUTED else "measured",
+            device=_named(chosen),
             sources=record.path.name,
         )
-        for cell, record in newest.values()
-        for key, name in _MEASURED[quantity, record.identity["method"]].items()
+        for (cell, method, batch), record in places[chosen].items()
+        for key, name in _MEASURED[quantity, method].items()
         if key in record.results
     ]
 
 
-def _place(fitting: dict, device: str | None) -> tuple | None:
-    """Return the one device, number of threads and PyTorch that a table takes.
-
-    One that is asked for by name or type, and a real device before what is computed, which is on
-    none and stands in for all; of several the one with most.
-    """
-    places = [p for p in fitting if device in (None, *p[:2]) or COMPUTED in p]
-    return max(places, key=lambda p: (p[0] != COMPUTED, len(fitting[p]), p), default=None)
+def _named(place: tuple, version: bool = False) -> str:
+    device, _, threads, torch = place
+    said = f"{device}, {threads} thread{'s' * (threads > 1)}" if threads else device
+    return f"{said}, PyTorch {torch}" if version else said
 
 
 def _published(choices: Choices, cells: list[Cell]) -> list[dict]:
@@ -278,13 +267,13 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     >>> frame.columns.tolist()[-5:]
     ['epoch', 'loss', 'train_top1', 'test_top1', 'test_top5']
     """
-    store, rows = store or Store(), []
+    store, rows = Store() if store is None else store, []
     columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
-    for cell in choices.cells():
-        for seed in choices.seeds_of(cell):
-            if record := store.find(choices.run(cell, seed), choices.device):
-                history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
-                rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
+    for dataset in choices.datasets:
+        cells = [cell for cell in choices.cells() if cell.dataset == dataset]
+        for (cell, seed), record in _records(choices, cells, store, []).items():
+            history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
+            rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
 
 
@@ -324,12 +313,12 @@ def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.Dat
         if not row.seeds and not base.seeds:
             pairs = [(row.value, base.value)]
         pairs = [pair for pair in pairs if not any(map(math.isnan, pair))] or [(math.nan, math.nan)]
-        points = [a - b for a, b in pairs]
+        points = [round(a - b, 9) for a, b in pairs]  # exact to fewer digits
         percents = [100 * (a / b - 1) if b else math.nan for a, b in pairs]
         rows.append(
             {
                 **{key: getattr(row, key) for key in KEYS},
-                "gain": round(sum(points) / len(points), 6),
+                "gain": round(sum(points) / len(points), 9),
                 "low": min(points),
                 "high": max(points),
                 "percent": sum(percents) / len(percents),

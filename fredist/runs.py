@@ -2,8 +2,9 @@
 
 import hashlib
 import json
+import math
 from dataclasses import asdict, dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 from .checks import check_choice, check_integer
 from .data import DATASETS
@@ -71,9 +72,37 @@ class Run(_Identified):
         """Model, template and id: unique and readable."""
         return f"{self.network.model}-{self.template}-{self.id}"
 
+    def chance(self, quantity: str) -> float:
+        """Return the percentage that guessing stays below, by what records call an accuracy.
+
+        Of a loss it is NaN; the best epoch is the best of so many tries.
+        """
+        if quantity.startswith("loss"):
+            return math.nan
+        images = self.train_images if quantity.startswith("train") else self.test_images
+        tries = self.recipe.epochs if quantity.endswith("best") else 1
+        return chance(DATASETS[self.dataset].classes, images, 5 if "top5" in quantity else 1, tries)
+
     def __str__(self) -> str:
         width = f" width {self.width:g}" if self.width != 1 else ""
         return f"{self.dataset} {self.network.model} {self.template}{width} seed {self.seed}"
+
+
+@cache
+def chance(classes: int, images: int, guesses: int = 1, tries: int = 1) -> float:
+    """Return the accuracy in percent that guessing stays below, but for one time in a thousand.
+
+    By the binomial distribution. Top-5 accuracy has five guesses; `tries` are how many accuracies
+    it is the best of.
+
+    Examples
+    --------
+    >>> chance(10, 10_000), chance(10, 10_000, tries=160)
+    (10.95, 11.34)
+    """
+    from scipy.special import bdtrik  # takes half a second
+
+    return 100 * (math.ceil(bdtrik(1 - 1e-3 / tries, images, guesses / classes)) + 1) / images
 
 
 def make_run(
@@ -139,6 +168,8 @@ class Measurement(_Identified):
     convention: str = _label("published")
 
     def __post_init__(self):
+        for name in ("image_size", "batch"):
+            object.__setattr__(self, name, check_integer(name, getattr(self, name)))
         check_choice("quantity", self.quantity, METHODS)
         check_choice("method", self.method, METHODS[self.quantity])
 

@@ -16,6 +16,8 @@ from fredist import paths
 from fredist.__main__ import main
 from fredist.notebook import CHECKED, PARAMETERS
 from fredist.paper import choose
+from fredist.records import Store
+from fredist.results import collect
 
 TABLE = """
 from fredist.notebook import settle
@@ -88,6 +90,8 @@ def finished(process):
         ("render table1 --no-train --remeasure", "--remeasure or --no-train, got both"),
         ("render table1 --seed 0", "unrecognized arguments: --seed 0"),
         ("train figure1", "expected a table or figure of trained networks, got figure1"),
+        ("measure table1", "expected a table or figure of memory or time, got table1"),
+        ("render table1 --datasets tiny-imagenet", "data sets from cifar10, cifar100, digits"),
         ("data --datasets=", "data sets, got"),
     ],
 )
@@ -152,6 +156,30 @@ def test_training_needs_no_jupyter_and_no_figures(run, written, source):
     code += f"from fredist.__main__ import main; sys.exit(main({call!r}))"
     made = subprocess.run([sys.executable, "-c", code], cwd=source, capture_output=True, text=True)
     assert (made.returncode, made.stdout) == (0, "5 of 5 runs have a record\n"), made.stderr
+
+
+def test_what_a_figure_shows_can_be_measured_of_each_data_set_without_jupyter(own_runs, capsys):
+    """A hundred classes are another network."""
+    one = {"models": "vgg19", "templates": "base", "widths": "0.25", "datasets": "cifar100"}
+    options = [f"--{what}={value}" for what, value in one.items()]
+    assert main(["measure", "figure3", "--profile=smoke", "--device=cpu", *options]) == 0
+    frame = collect(choose("figure3", "smoke", **one), Store([own_runs]))
+    assert frame.query("quantity == 'memory_training_tensors_gb'")["value"].item() > 0
+    capsys.readouterr()
+
+
+def test_data_sets_that_are_meant_for_others_play_no_part_and_that_is_said(capsys, own_runs):
+    call = [
+        "train",
+        "table1",
+        "--profile=smoke",
+        "--datasets=digits,tiny-imagenet",
+        "--minutes=1e-9",
+    ]
+    main(call)
+    said = capsys.readouterr().out.splitlines()
+    assert said[0] == "table1 is of cifar10, cifar100, digits: tiny-imagenet plays no part"
+    assert said[-1] == "0 of 20 runs have a record"
 
 
 def test_a_reader_who_has_seen_enough_is_no_error(run):

@@ -23,7 +23,7 @@ def no_data(tmp_path, monkeypatch):
 def test_published_numbers_are_the_papers_with_the_damaged_ones_marked():
     tables = {number: published(number) for number in (1, 2, 3)}
     assert [len(tables[number]) for number in (1, 2, 3)] == [40, 20, 60]
-    assert [int(tables[number]["doubtful"].sum()) for number in (1, 2, 3)] == [4, 0, 6]
+    assert [int(tables[number]["doubtful"].sum()) for number in (1, 2, 3)] == [4, 0, 7]
     cell = tables[1].query("dataset == 'cifar10' and model == 'mobilenet'").set_index("template")
     assert cell.loc["uniform", ["value", "doubtful"]].tolist() == [91.28, True]
     assert cell.loc["base", ["value", "doubtful"]].tolist() == [89.52, False]
@@ -94,6 +94,7 @@ def test_words_of_a_command_line_and_lists_in_any_order_are_one_choice(word, val
         ({"templates": "negative-quadratic"}, "did you mean 'negative_quadratic'"),
         ({"datasets": "cifar11"}, "choose from cifar10, cifar100"),
         ({"datasets": "tiny-imagenet"}, "expected data sets from cifar10, cifar100, digits"),
+        ({"datasets": "cifar10,tiny-imagenet"}, "got tiny-imagenet"),
         ({"seeds": ","}, "separated by commas"),
         ({"seeds": "zero"}, "expected .*integer.* as seeds"),
         ({"seeds": [0.5]}, "expected an integer"),
@@ -118,6 +119,21 @@ def test_a_part_has_a_suffix_and_the_whole_has_none():
     assert choose("table1", "paper", models=MODELS, seeds="2,1,0").suffix == ""
     assert choose("table1", "paper", models="vgg19", seeds=[0]).suffix == "-vgg19-seed0"
     assert choose("figure1", "paper", models="resnet50").suffix == "-resnet50"
+    close = [
+        choose("table1", "paper", widths=width).suffix for width in ("0.1234567", "0.12345678")
+    ]
+    assert close == ["-0.1234567", "-0.12345678"]
+
+
+def test_seeds_that_are_not_all_of_an_experiments_own_are_named():
+    """At equal MACs `small` has five seeds, at equal parameters two: five of both are others."""
+    own = choose("budget", "small", datasets="cifar10")
+    assert (len(own.runs()), own.suffix) == (70, "")
+    five = choose("budget", "small", datasets="cifar10", seeds=range(5))
+    assert (len(five.runs()), five.suffix) == (100, "-seed0-seed1-seed2-seed3-seed4")
+
+
+def test_a_devices_name_is_part_of_a_files():
     assert choose("table3", "paper", device="NVIDIA H100 / 80GB").suffix == "-NVIDIA_H100_80GB"
 
 

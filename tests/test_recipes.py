@@ -6,7 +6,7 @@ import pytest
 
 from fredist.data import DATASETS
 from fredist.paper import MODELS, WIDTHS, choose
-from fredist.recipes import PROFILES, Recipe, differences
+from fredist.recipes import PROFILES, Recipe, Setting, differences
 from fredist.records import Store
 from fredist.report import provenance
 from fredist.results import collect
@@ -122,9 +122,46 @@ def test_study_a_is_small_enough_to_run_and_has_its_seeds():
 
 def test_a_profile_says_all_that_differs_from_the_authors_code():
     said = "; ".join(differences(PROFILES["smoke"]))
-    for words in ("epochs 5 instead of 160", "repetitions", "train images", "width multiplied by"):
+    for words in (
+        "epochs 8 (vgg19), 5 (resnet50)",
+        "instead of 160",
+        "repetitions",
+        "train images",
+        "width multiplied by",
+    ):
         assert words in said
-    assert differences(PROFILES["paper"]) == []
+    assert differences(PROFILES["paper"]) == differences(PROFILES["paper"], "tiny") == []
+    assert "epochs 8 instead of 160" in differences(PROFILES["smoke"], models=["vgg19"])
+
+
+def test_what_the_authors_code_has_of_its_own_for_a_template_is_named_beside_what_is_in_its_place():
+    """Table 2's batches are 256, 16, 128, 16 and 32 there."""
+    [said] = [one for one in differences(PROFILES["quick"], "tiny") if "batch" in one]
+    others = "16 (reverse, quadratic), 128 (uniform), 32 (negative quadratic)"
+    assert said == f"batch size 256 instead of {others}"
+    [said] = [one for one in differences(PROFILES["smoke"], "tiny") if "batch" in one]
+    assert said == "batch size 16 instead of 256 (base), 128 (uniform), 32 (negative quadratic)"
+    uniform = differences(PROFILES["paper16"], "tiny", templates=["uniform"])
+    assert uniform == ["batch size 16 instead of 128"]
+
+
+@pytest.mark.parametrize("limit", [0, -5, 2.5, True])
+def test_a_limit_of_images_is_a_number_of_images(limit):
+    with pytest.raises((ValueError, TypeError), match="expected an integer of at least 1 as train"):
+        Setting(train_images=limit)
+
+
+def test_a_template_has_the_last_word_on_a_models_change():
+    setting = Setting(changes={"vgg19": {"lr": 0.05}, "uniform": {"lr": 0.01}})
+    assert setting.recipe_for("vgg19", "uniform").lr == 0.01
+    assert setting.recipe_for("vgg19", "base").lr == 0.05
+
+
+def test_every_model_has_a_width_at_equal_cost():
+    for profile in PROFILES.values():
+        for kind in ("macs", "params"):
+            factors = [getattr(profile, kind).width_factor(model) for model in MODELS]
+            assert len({factor == 1.0 for factor in factors}) == 1  # all are narrow, or none
 
 
 def test_the_caption_of_equal_budgets_speaks_of_the_settings_that_trained_them():

@@ -79,7 +79,7 @@ def test_notes_say_how_a_profile_is_not_the_papers():
     for words in (
         "0 of 20 runs",
         "handwritten digits",
-        "epochs 5 instead of 160",
+        "5 (resnet50), 2 (inception)",
         "every width multiplied by 0.0625 to 0.25",
         "Not the paper's protocol",
     ):
