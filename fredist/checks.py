@@ -15,7 +15,8 @@ ALIASES = {"googlenet": "inception", "mobilenetv1": "mobilenet", "tinyimagenet20
 def closest(value: str, choices: Iterable[str]) -> str:
     """Return the hint that names the choice meant by `value`, or nothing where none is near.
 
-    Names with other digits are other things: vgg16 is not a misspelled vgg19.
+    Names with other digits are other things: vgg16 is not a misspelled vgg19. So is what stands
+    before a name that another one ends in: neg_quadratic is not the quadratic.
 
     Examples
     --------
@@ -26,6 +27,8 @@ def closest(value: str, choices: Iterable[str]) -> str:
     key = re.sub(r"[-_ .]", "", str(value).lower())
     near = get_close_matches(key, keys, n=3, cutoff=0.7)
     digits = re.findall(r"\d+", key)
+    ends = {k for k in near if any(other != k and other.endswith(k) for other in keys)}
+    near = [k for k in near if k[0] == key[0] or k not in ends]
     alike = [keys[k] for k in near if not digits or re.findall(r"\d+", k) == digits]
     if ALIASES.get(key) in keys.values():
         alike = [ALIASES[key]]

@@ -162,8 +162,7 @@ def _draw(axis: Axes, part: pd.DataFrame) -> None:
     shown = part.dropna(subset=["value", "x"])
     missing = "no runs" if part["value"].isna().all() else "not measured" if shown.empty else ""
     if missing or _is_noise(shown):
-        said = missing or "not drawn: most times\nat a width overlap"
-        axis.text(0.5, 0.5, said, transform=axis.transAxes, ha="center", va="center")
+        _say(axis, missing or "not drawn: most times\nat a width overlap")
         return
     _plot(axis, shown, "x", "value")
     bars = shown[shown["n"] > 1]
@@ -176,7 +175,9 @@ def _draw(axis: Axes, part: pd.DataFrame) -> None:
 
 
 def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
-    """Return the gains of `verdicts.contrasts` and their ranges, a panel for each budget and model.
+    """Return the gains of `verdicts.contrasts` and their ranges.
+
+    A row of panels for each data set and budget, a column for each model.
 
     Examples
     --------
@@ -184,15 +185,26 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
     >>> chosen = paper.choose("budget", "small", datasets="cifar10")
     >>> figure = contrasts(chosen, verdicts.contrasts(results.collect(chosen)))
     >>> [axis.get_title() for axis in figure.axes[:2]]
-    ['VGG-19', 'MobileNet']
+    ['VGG-19, CIFAR-10', 'MobileNet, CIFAR-10']
     """
-    likes, models = choices.experiment.like, choices.models
+    rows, models = list(product(choices.datasets, choices.experiment.like)), choices.models
     labels = [TEMPLATE_LABELS[template] for template in choices.templates if template != "base"]
     with applied():
-        figure = Picture((COLUMN_WIDTH, 0.3 + 1.15 * len(likes)))
-        panels = figure.subplots(len(likes), len(models), sharex=True, sharey=True, squeeze=False)
-        for (like, model), axis in zip(product(likes, models), panels.flat, strict=True):
-            part = found[(found["like"] == like) & (found["model"] == model)]
+        size = (TEXT_WIDTH if len(models) > 2 else COLUMN_WIDTH, 0.3 + 1.15 * len(rows))
+        figure = Picture(size)
+        panels = figure.subplots(len(rows), len(models), sharex=True, sharey=True, squeeze=False)
+        for ((dataset, like), model), axis in zip(product(rows, models), panels.flat, strict=True):
+            own = {"dataset": dataset, "like": like, "model": model}
+            part = found[found[list(own)].eq(own).all(axis=1)]
+            what = {"macs": "equal MACs", "params": "equal parameters"}[like]
+            runs = f"{part['n'].sum()} of {part['of'].sum()} pairs"
+            name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
+            _title(axis, name, f"{what}, {runs}")
+            if part.empty:
+                base = "base" in choices.templates
+                _say(axis, "the base alone is chosen" if base else "no base to compare with")
+                axis.set(xticks=[], yticks=[])  # it has no scale
+                continue
             for row in part.itertuples():
                 look = {**TEMPLATE_LOOKS[row.template], "linestyle": "-"}
                 label = TEMPLATE_LABELS[row.template]
@@ -200,39 +212,40 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
                 axis.plot([row.gain], [label], **look)
             axis.axvline(0, **_DASHED)
             axis.set(yticks=labels, ylim=(len(labels) - 0.5, -0.5))
-            what = {"macs": "equal MACs", "params": "equal parameters"}[like]
-            runs = f"{part['n'].sum()} of {part['of'].sum()} pairs"
-            _title(axis, FAMILIES[model].label, f"{what}, {runs}")
         said = f"Gain over the base (points), profile {choices.profile_name}"
         figure.supxlabel(said, fontsize="medium")
     return figure
 
 
 def epochs(history: pd.DataFrame) -> Figure:
-    """Return the mean test accuracy over epochs of `results.histories`, a panel for each model.
+    """Return the mean test accuracy over epochs of `results.histories`.
+
+    A panel for each model on each data set.
 
     Examples
     --------
-    >>> runs = {"model": "vgg19", "template": "base", "epoch": [1, 2, 1, 2]}
+    >>> runs = {"dataset": "digits", "model": "vgg19", "template": "base", "epoch": [1, 2, 1, 2]}
     >>> figure = epochs(pd.DataFrame(runs | {"test_top1": [20.0, 60.0, 30.0, 70.0]}))
     >>> figure.axes[0].lines[0].get_ydata().tolist()
     [25.0, 65.0]
     """
-    keys = ["model", "template", "epoch"]
-    means = history.groupby(keys, sort=False)["test_top1"].mean().reset_index()
-    parts = list(means.groupby("model", sort=False))
+    parts = list(history.groupby(["dataset", "model"], sort=False))
     columns = min(2, max(1, len(parts)))
     rows = max(1, -(-len(parts) // columns))
     with applied():
         figure = Picture((COLUMN_WIDTH, 0.5 + 1.4 * rows))
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis, (model, part) in zip(panels.flat, parts, strict=False):
-            _plot(axis, part, "epoch", "test_top1", marker="")
-            n = history[history["model"] == model].groupby(["template", "epoch"]).size()
-            counts = sorted({str(n.min()), str(n.max())})
-            _title(axis, FAMILIES[model].label, f"runs: {' to '.join(counts)}, their mean")
+        for axis, ((dataset, model), part) in zip(panels.flat, parts, strict=False):
+            runs = part.groupby(["template", "epoch"], sort=False)["test_top1"]
+            _plot(axis, runs.mean().reset_index(), "epoch", "test_top1", marker="")
+            counts = sorted({str(runs.size().min()), str(runs.size().max())})
+            name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
+            _title(axis, name, f"runs: {' to '.join(counts)}, their mean")
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
-        for axis in panels.flat[len(parts) :]:
+        if not parts:
+            _say(panels[0, 0], "no runs")
+            panels[0, 0].set(xticks=[], yticks=[])
+        for axis in panels.flat[max(1, len(parts)) :]:
             axis.remove()
         figure.supxlabel("Epoch", fontsize="medium")
         figure.supylabel("Test accuracy (%)", fontsize="medium")
@@ -258,6 +271,11 @@ def _plot(axis: Axes, data: pd.DataFrame, x: str, y: str, **look) -> None:
         own = {**TEMPLATE_LOOKS[template], "label": TEMPLATE_LABELS[template]}
         part = part.sort_values(x)
         axis.plot(part[x], part[y], **own | look)
+
+
+def _say(axis: Axes, words: str) -> None:
+    """Write in the middle of a panel why nothing is drawn there."""
+    axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", va="center")
 
 
 def _title(axis: Axes, title: str, below: str) -> None:

@@ -15,10 +15,11 @@ from matplotlib import font_manager
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.text import Text
+from pandas import DataFrame
 from PIL import Image
 from recording import CPU, GPU, measured, networks, timed, trained
 
-from fredist import figures, paths, style
+from fredist import figures, paths, style, verdicts
 from fredist.paper import MODELS, choose
 from fredist.records import Store
 from fredist.results import collect
@@ -206,6 +207,46 @@ class TestCurves:
             ValueError, match="unknown cost 'speed'; choose from parameters, memory"
         ):
             curves(smoke, "speed")
+
+
+# -- equal budgets
+
+
+def gains(choices):
+    """Return contrasts of made-up runs: a template's gain is its number, twice on CIFAR-100."""
+    frame = collect(choices, Store([]))
+    for i, row in frame[frame.kind == "trained"].iterrows():
+        times = 2 if row.dataset == "cifar100" else 1
+        frame.at[i, "seeds"] = {seed: times * TEMPLATES.index(row.template) for seed in (0, 1)}
+    return verdicts.contrasts(frame)
+
+
+def test_data_sets_stand_apart_in_contrasts_and_in_epochs():
+    choices = choose("budget", "quick", datasets="cifar10,cifar100", models="mobilenet")
+    figure = figures.contrasts(choices, gains(choices))
+    assert [axis.get_title() for axis in figure.axes[1:3]] == [
+        "MobileNet, CIFAR-10",
+        "MobileNet, CIFAR-100",
+    ]
+    for axis, times in zip(figure.axes, (1, 1, 2, 2), strict=True):
+        drawn = [a.get_xdata()[0] for a in axis.lines if len(a.get_xdata()) == 1]
+        assert drawn == [1 * times, 2 * times, 3 * times, 4 * times]
+    check_layout(figure)
+    runs = {"dataset": ["cifar10", "cifar100"], "test_top1": [90.0, 60.0]}
+    figure = figures.epochs(DataFrame(runs | {"model": "vgg19", "template": "base", "epoch": 1}))
+    assert [line(axis, "base") for axis in figure.axes] == [[[1, 90]], [[1, 60]]]
+    assert figure.axes[1].get_title() == "VGG-19, CIFAR-100"
+
+
+@pytest.mark.parametrize(
+    ("templates", "said"),
+    [("base", "the base alone is chosen"), ("uniform,reverse", "no base to compare with")],
+)
+def test_without_anything_to_compare_a_panel_says_so(templates, said):
+    choices = choose("budget", "quick", datasets="cifar10", templates=templates)
+    figure = figures.contrasts(choices, gains(choices))
+    assert words(figure).count(said) == len(figure.axes) == 4
+    assert "no runs" in words(figures.epochs(collect(choices, Store([])).head(0)))
 
 
 # -- style and files

@@ -302,6 +302,22 @@ def test_unknown_models_are_refused(function):
 
 
 @pytest.mark.parametrize(
+    ("template", "meant"),
+    [
+        *((word, "negative_quadratic") for word in ("neg_quadratic", "negquadratic", "nquadratic")),
+        *((word, "negative_quadratic") for word in ("neg-quadrtic", "inverse quadratic")),
+        *((word, "quadratic") for word in ("quadratics", "Quadratc", "quadratic_")),
+        ("minus_quadratic", None),
+        *((word, "reverse") for word in ("reversed", "rverse")),
+    ],
+)
+def test_a_hint_never_names_the_opposite_parabola(template, meant):
+    hint = rf" \(did you mean '{meant}'\?\)" if meant else ""
+    with pytest.raises(ValueError, match=rf"unknown template '{template}'{hint}; choose from base"):
+        make_network("vgg19", template)
+
+
+@pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
         ({"num_classes": 10.0}, TypeError, "integer of at least 0 as num_classes, got 10.0"),

@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from itertools import product
 
 import nbformat
 import pytest
@@ -91,6 +92,24 @@ def test_papermill_passes_parameters_and_what_is_made_is_clean(tmp_path):
     cells = nbformat.read(made, as_version=4).cells
     assert cells[0].metadata == {"tags": ["parameters"]}
     assert [output.text for output in cells[-1].outputs] == ["0\n1\n2\n"]  # in one piece
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        *product(("figure2", "figure3", "figure4", "budget"), ({"templates": ["uniform"]},)),
+        *product(("figure2", "budget"), ({"templates": ["base"]},)),
+        *product(("figure2", "figure3", "figure4"), ({"widths": [0.5]},)),
+    ],
+)
+def test_a_notebook_executes_for_a_part_without_the_base_or_its_width(name, part):
+    namespace = {}
+    for cell in json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            exec("".join(cell["source"]), namespace)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            namespace |= {"profile": "smoke", "datasets": ["cifar10"], "models": ["vgg19"]} | part
+    assert namespace["choices"].suffix  # the part did take effect
 
 
 def test_nothing_of_the_users_jupyter_reaches_a_notebook(tmp_path, monkeypatch):

@@ -35,8 +35,9 @@ def test_a_claim_of_every_cell_and_of_some(values, some, expected):
     assert verdict(cells(*values), "gain", above(0), some) == expected
 
 
-def trained(gain, low, high, n=3, profile="paper"):
-    return cells(gain, kind="trained", low=low, high=high, n=n, profile=profile)
+def trained(gain, low, high, n=3, profile="paper", dataset="cifar10"):
+    columns = {"low": low, "high": high, "n": n, "profile": profile, "dataset": dataset}
+    return cells(gain, kind="trained", **columns)
 
 
 def test_ranges_decide_not_means():
@@ -49,10 +50,23 @@ def test_fewer_than_three_seeds_decide_nothing():
     assert verdict(trained(1, 1, 1, n=2), "gain", above(0)) == "inconclusive"
 
 
-def test_another_protocol_may_not_judge():
-    assert (
-        verdict(trained(1, 1, 1, profile="smoke"), "gain", above(0)) == "not the paper's protocol"
-    )
+@pytest.mark.parametrize("other", [{"profile": "smoke"}, {"dataset": "digits"}])
+def test_another_protocol_or_data_set_may_not_judge(other):
+    assert verdict(trained(1, 1, 1, **other), "gain", above(0)) == "not the paper's protocol"
+
+
+def test_our_records_need_every_cell_that_the_paper_prints():
+    both = pd.concat([cells(1.0, 2.0), trained(1, 1, 1)])
+    assert judge("", "", both, "gain", above=0)["by our records"] == "not yet measured: 1.00"
+    assert judge("", "", both, "gain", above=0, some=True)["by our records"] == "holds: 1.00"
+    assert judge("", "", both, "gain", above=1)["by our records"] == "fails: 1.00"
+    both = pd.concat([both, trained(3, 3, 3, dataset="cifar100")])
+    assert judge("", "", both, "gain", above=0)["by our records"] == "holds: 1.00"
+
+
+def test_what_is_never_reached_is_said_in_words():
+    said = judge("", "", trained(math.inf, math.inf, math.inf), "gain", below=5)
+    assert said["by our records"] == "fails: never reached"
 
 
 @pytest.mark.parametrize(
@@ -129,3 +143,16 @@ def test_a_contrast_of_fewer_than_five_seeds_decides_nothing_and_still_counts_in
     assert both.p_holm["reverse"] == pytest.approx(2 * both.p["reverse"])
     alone = contrasts(budget(reverse=[1, 2, 3, 2, 2])).set_index("template")
     assert alone.p_holm["reverse"] == pytest.approx(alone.p["reverse"])
+
+
+def test_pairs_that_are_all_equal_show_no_difference():
+    found = contrasts(budget(reverse=[0.0] * 5, uniform=[1, 2, 3, 2, 2])).set_index("template")
+    assert found.verdict["reverse"] == "undecided: no difference shown"
+    assert tuple(found.loc["reverse", ["low", "high", "p_holm"]]) == (0, 0, 1)
+
+
+def test_without_a_base_or_beside_it_alone_there_are_no_contrasts():
+    frame = budget(reverse=[1, 2, 3, 2, 2])
+    for part in (frame[frame.template == "base"], frame[frame.template != "base"]):
+        found = contrasts(part)
+        assert (len(found), list(found)) == (0, list(contrasts(frame)))

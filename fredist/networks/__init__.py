@@ -86,8 +86,8 @@ def compare(
 ) -> "pd.DataFrame":
     """Return one row per template: filters, parameters and MACs, and both beside the original's.
 
-    The original is the base at width 1.0; `width_at_params` and `width_at_macs` are the largest
-    widths at which a template costs no more than that. MACs are multiply-accumulates of one
+    The original is the base at width 1.0; `width_at_params` and `width_at_macs` are the widths
+    that `largest_width` gives for as much as that. MACs are multiply-accumulates of one
     `image_size` x `image_size` image. `options` are `in_chans`, `head`, `keep_total`, `round_to`
     and `vertex`, as in `create_model`. Nothing is built or trained.
 

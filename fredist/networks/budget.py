@@ -11,7 +11,8 @@ GRID = 10_000  # width multipliers to four digits
 def largest(cost: Callable[[float], int], most: float) -> float | None:
     """Return the largest width, to four digits, whose cost is at most that, or None.
 
-    `cost` never falls as the width grows: of parameters and MACs that is so, for every filter does.
+    `cost` never falls as the width grows: of parameters and MACs that is so, for every filter does,
+    but where the total is kept. There it is a width within the cost beside one that is not.
 
     Examples
     --------
@@ -44,7 +45,9 @@ def largest_width(
     """Return the largest width multiplier whose network stays within parameters or MACs.
 
     Exact, by the closed forms of `Network`: nothing is built. The paper's "reduced to fit to the
-    original amount of resources" (abstract); `options` are those of `create_model`.
+    original amount of resources" (abstract); `options` are those of `create_model`. Only with
+    `keep_total`, where one layer can lose a filter as another gains two, is it not the largest of
+    all: the next width exceeds the budget, but one a little further on may fit again.
 
     Raises
     ------
