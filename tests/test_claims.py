@@ -24,7 +24,7 @@ def of_nothing(choices, collect=results.collect):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def said(monkeypatch, tmp_path):
     """Return a function that gives what our records say of each claim, by each row's accuracies."""
 
     def execute(accuracies, profile="paper", datasets=("cifar10", "cifar100")):
@@ -39,8 +39,8 @@ def said(monkeypatch):
             return frame
 
         monkeypatch.setattr(results, "collect", collect)
-        monkeypatch.setattr("fredist.report.write_all", Mock())
-        namespace = {"display": Mock()}
+        monkeypatch.setenv("FREDIST_FIGURES", str(tmp_path))
+        namespace = {"display": Mock()}  # IPython's
         for cell in json.loads((NOTEBOOKS / "claims.ipynb").read_text())["cells"]:
             if cell["cell_type"] == "code":
                 exec("".join(cell["source"]), namespace)
