@@ -85,6 +85,6 @@ def _gate() -> Path:
 
 def _folder() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere that one is the user's
-    place = folder("FREDIST_LOCKS", Path(tempfile.gettempdir()) / f"fredist-{user}")
+    place = folder("FREDIST_LOCKS", lambda: Path(tempfile.gettempdir()) / f"fredist-{user}")
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place

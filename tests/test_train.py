@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fredist.batches import ResidentImages
+from fredist.batches import ResidentImages, generator
 from fredist.data import subset
 from fredist.device import describe, numerics
 from fredist.networks import FAMILIES, inception
@@ -205,6 +205,14 @@ def test_the_same_run_gives_the_same_and_another_seed_another(digits):
     assert outcome(tiny(seed=1, epochs=1, lr_steps=[]), digits)[1] != first[1]
 
 
+def test_equal_seeds_of_any_integer_kind_are_one_and_others_are_errors():
+    expected = generator(3, "order", 0).initial_seed()
+    assert generator(np.int64(3), "order", np.uint8(0)).initial_seed() == expected
+    for other in (3.0, True, None):
+        with pytest.raises(TypeError, match="expected an integer of at least 0 as seed or epoch"):
+            generator(other, "order", 0)
+
+
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_network_is_a_function_of_its_seed_alone(model):
     before = torch.get_rng_state()
@@ -221,9 +229,11 @@ def test_a_network_is_a_function_of_its_seed_alone(model):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("setting", ["TF32", "autocast", "no_grad", "float64", "bf16 matmul"])
+@pytest.mark.parametrize(
+    "setting", ["TF32", "autocast", "no_grad", "float64", "device", "bf16 matmul"]
+)
 def test_what_the_user_has_set_does_not_reach_a_run(digits, setting):
-    run = tiny(epochs=1, lr_steps=[])
+    run = tiny(epochs=1, lr_steps=[], augmentation="resized_crop")
     expected = outcome(run, digits)
     try:
         if setting == "autocast":
@@ -232,6 +242,10 @@ def test_what_the_user_has_set_does_not_reach_a_run(digits, setting):
         elif setting == "no_grad":
             with torch.inference_mode():
                 assert outcome(run, digits) == expected
+        elif setting == "device":
+            torch.set_default_device("meta")
+            assert outcome(run, digits) == expected
+            assert torch.get_default_device().type == "meta"
         elif setting == "float64":
             torch.set_default_dtype(torch.float64)
             assert outcome(run, digits) == expected
@@ -243,6 +257,7 @@ def test_what_the_user_has_set_does_not_reach_a_run(digits, setting):
             assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
         torch.backends.mkldnn.conv.fp32_precision = torch.backends.fp32_precision = "none"
 
 
