@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
 
-from .checks import check_choice, check_number
+from .checks import check_choice, check_integer, check_number
 from .paths import RESULTS, runs_folder, write_whole
 from .runs import METHODS, Measurement, Run, canonical, short_hash
 
@@ -139,7 +139,7 @@ def _parse(path: Path, data: bytes) -> Record:
         )
     try:
         content = json.loads(data)
-        if type(content["schema"]) is int and content["schema"] != SCHEMA:
+        if check_integer("schema", content["schema"]) != SCHEMA:
             raise OtherSchema(content["schema"], path)
         if (
             content["id"] != match["id"]

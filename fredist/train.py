@@ -53,7 +53,7 @@ def train(
         Written after every epoch, never half. Where it exists the run continues from it and ends
         as it would have ended uninterrupted. One that is damaged is warned of and kept aside as
         `<name>.damaged`, in place of an earlier one, and the run starts anew. One that cannot be
-        read, or not for want of memory, is left as it is: that error is raised.
+        read for now, for want of memory for one, is left as it is, and the error raised.
     deadline : float
         As `time.monotonic()`; `OutOfTime` once it has passed.
     on_epoch : callable
@@ -197,10 +197,9 @@ def _resume(run: Run, path: Path | None, device: torch.device) -> tuple:
     try:
         if path is not None and path.exists():
             state = _load(path, run, model)
-    except Exception as error:
-        # A disk or memory that fails has damaged nothing: the next call may well read it.
-        if isinstance(error, OSError | MemoryError) or "allocate memory" in str(error):
-            raise
+    except (OSError, MemoryError):  # nothing is damaged: the next call may well read it
+        raise
+    except Exception as error:  # whatever is wrong with it, the answer is to start anew
         aside = path.with_name(f"{path.name}.damaged")
         os.replace(path, aside)
         warnings.warn(
@@ -222,7 +221,12 @@ def read_checkpoint(path: Path) -> dict:
     digest, _, content = path.read_bytes().partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its content has another SHA-256")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # PyTorch's own word for it
+            raise MemoryError(f"expected memory for {path}, got none: {error}") from error
+        raise
     check_sessions(state["sessions"])
     return state
 

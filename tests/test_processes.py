@@ -206,7 +206,7 @@ def test_on_two_cores_two_are_trained_at_once_and_one_that_dies_fails_alone(
     assert make([dying], device="cpu").made == 1  # from where it was killed
     assert outcome(records(own_runs)[dying.id]) == straight(dying)
     left = {path.name for path in (own_runs / "unfinished").iterdir()}
-    assert left == {f"{good[2].name}.{ending}" for ending in ("lock", "failed.json")}
+    assert left == {unfinished(own_runs, good[2], end).name for end in ("lock", "failed.json")}
 
 
 def holder_of(path):

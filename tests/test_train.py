@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -507,6 +508,9 @@ WRONG = {
     "uneven": lambda state: state["history"].update(test_top1=[10.0, 10.0]),
     "epoch -5": lambda state: state["sessions"][0].update(epochs=[1, -5]),
     "no sessions": lambda state: state.update(sessions=[]),
+    "no kind of device": lambda state: state["sessions"][0].pop("device_type"),
+    "no device": lambda state: state["sessions"][0].update(device=""),
+    "less than no time": lambda state: state["sessions"][0].update(seconds=-5.0),
     "weights": lambda state: next(iter(state["model"].values())).fill_(float("inf")),
     "momenta": lambda state: state["optimizer"]["state"].pop(0),
 }
@@ -522,6 +526,42 @@ def test_a_checkpoint_that_no_run_writes_is_kept_aside(stopped, digits, tmp_path
     else:
         path.write_bytes(content[: len(content) // 2] if change is None else change)
     assert_starts_anew(run, digits, path, expected)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_what_cannot_be_read_for_now_is_not_damaged(stopped, digits, tmp_path, monkeypatch, error):
+    run, content, expected = stopped
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+
+    def refuse(*arguments, **options):
+        raise error
+
+    place = (Path, "read_bytes") if isinstance(error, OSError) else (torch, "load")
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, refuse)
+        with pytest.raises((OSError, MemoryError)):
+            train(run, digits, checkpoint=path)
+    assert path.read_bytes() == content
+    epochs = []
+    assert outcome(run, digits, checkpoint=str(path), on_epoch=epochs.append) == expected
+    assert epochs == [2, 3]
+
+
+def test_the_recipes_settings_go_before_a_checkpoints(stopped, digits, tmp_path):
+    run, content, expected = stopped
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+    other = {"weight_decay": 9.0, "momentum": 0.1, "maximize": True}
+    rewrite(path, lambda state: state["optimizer"]["param_groups"][0].update(other))
+    assert outcome(run, digits, checkpoint=path) == expected
 
 
 # -- what is refused
