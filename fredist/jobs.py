@@ -30,7 +30,7 @@ from .workers import Failure, attempt, share
 
 Job = Run | Measurement
 _OWN = re.compile(r"\.?([a-z0-9]+)-([a-z_]+-)?([0-9a-f]{12})[-.]")  # model and id of a job's files
-_ENDINGS = (".pt", ".pt.damaged", ".failed.json", ".lock")  # of what a record makes needless
+_ENDINGS = (".pt.damaged", ".failed.json", ".lock")  # of what any record makes needless
 # Without a rate or the time that is left: epochs take unequal time, and the longest are first.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _QUIET = 60.0  # seconds without a line after which a log gets one at the end of an epoch
@@ -144,7 +144,7 @@ def clean() -> None:
             kinds = {kind for path in paths if path.suffix == ".pt" for kind in _progress(path)[1]}
             done = all(_recorded(identity, kind) for kind in (None, *kinds))
             for path in (*paths, lock):
-                if path.name.endswith((".tmp", *_ENDINGS) if done else ".tmp"):
+                if path.name.endswith((".tmp", ".pt", *_ENDINGS) if done else ".tmp"):
                     path.unlink(missing_ok=True)
 
 
@@ -261,8 +261,8 @@ def _make_it(job: Job, report: Callable, device, kind, deadline: float, how: str
         with machine.training(deadline, report):
             made = train(job, load(job.dataset), device, **options)
     record = read_record(write_record(job, *made[:2], {"sessions": made[2], "how": how}))
+    _beside(job, ".pt").unlink(missing_ok=True)
     if isinstance(job, Run) and not record.counts(kind):  # another kind's checkpoint was whole
-        _beside(job, ".pt").unlink()
         return _make_it(job, report, device, kind, deadline, how)
     return _words(made[0])
 

@@ -119,6 +119,8 @@ def test_what_another_process_makes_meanwhile_is_taken(
     for path in own_runs.glob("*.json"):
         path.unlink()
     before = records(tmp_path / "theirs")
+    ours = unfinished(own_runs, jobs[0], "pt")
+    ours.touch()
     holders = [hold(job) for job in jobs]
 
     def finish():
@@ -133,6 +135,7 @@ def test_what_another_process_makes_meanwhile_is_taken(
     thread.join()
     assert capsys.readouterr().out.count("(made by another process)") == 2
     assert records(own_runs).keys() == before.keys()
+    assert ours.exists()  # theirs may be of another kind of device
 
 
 def test_the_limit_holds_while_waiting(own_runs, hold, capsys):

@@ -12,7 +12,9 @@ from fredist.records import RecordError, Store, read_record, write_record
 from fredist.results import collect
 from fredist.runs import Measurement, canonical, short_hash
 
-HISTORY = ("loss", "train_top1", "test_top1", "test_top5")
+# What `written` writes for three epochs and 50%.
+HISTORY = {"loss": [1.0] * 3, "train_top1": [40.0] * 3, "test_top1": [51.0, 51.0, 50.0]}
+HISTORY |= {"test_top5": [99.0] * 3}
 OLD, NEW = "2026-03-01T12:00:00+00:00", "2026-03-02T09:00:00+00:00"
 
 
@@ -71,8 +73,9 @@ def test_a_changed_digit_is_found_out(tiny, written, own_runs):
         {"results": {"seconds": 1.0}},
         {"results": {"top1_last": 250.0, "top5_last": 99.0, "top1_best": 250.0}},
         {"results": {"top1_last": 49.0, "top5_last": 99.0, "top1_best": 51.0}},  # not the last
-        {"history": {k: [1.0] * 3 for k in HISTORY} | {"more": [1.0]}},
-        {"history": {k: [10**400] * 3 for k in HISTORY}},
+        {"history": HISTORY | {"more": [1.0]}},
+        {"history": HISTORY | {"loss": [10**400] * 3}},
+        {"history": HISTORY | {"train_top1": [101.0] * 3}},
         {"provenance": {"finished": OLD, "sessions": [{"device": "a", "device_type": "tpu"}]}},
         {"identity": {"recipe": {}}},
         {"labels": None, "results": None},
