@@ -125,8 +125,8 @@ def _match(path: Path) -> re.Match:
     if match := _NAME.fullmatch(path.name):
         return match
     raise RecordError(
-        f"expected a record named <model>-<template>-<run>-<content>.json, of a-z, 0-9 and in the "
-        f"template _, got {path}: move other files out of the folder of records"
+        "expected a record named <model>-<template>-<run>-<content>.json, the template of a-z and "
+        f"_, got {path}: move other files out of the folder of records, or choose such a name"
     )
 
 
