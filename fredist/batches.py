@@ -13,19 +13,22 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad as add_border
 
-from .checks import check_choice
+from .checks import check_choice, check_integer
 
 ONE = 1 << 22  # the weight 1 of a pixel in fixed point: Pillow's, so that we round as it does
 
 
-def generator(*parts) -> torch.Generator:
+def generator(*parts: str | int) -> torch.Generator:
     """Return a CPU generator that is a function of its named parts alone.
+
+    Equal integers of any kind are one; 0.0 and False, whose text is another, are errors.
 
     Examples
     --------
     >>> generator(0, "order", 3).initial_seed() == generator(0, "order", 3).initial_seed()
     True
     """
+    parts = tuple(p if isinstance(p, str) else check_integer("seed or epoch", p, 0) for p in parts)
     digest = hashlib.sha256(repr(parts).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
 

@@ -113,7 +113,7 @@ def _places(name: str, root: Path) -> Iterator[tuple]:
         yield "scikit-learn's bundled digits", readers.read_digits, path, True
         return
     # The hub's download cache keeps each revision: the newest goes first.
-    kept = root.glob(f"datasets--*--{name}/snapshots/*")
+    kept = filter(os.path.exists, root.glob(f"datasets--*--{name}/snapshots/*"))  # no broken link
     for path in (root / name, *sorted(kept, key=os.path.getmtime, reverse=True)):
         yield "parquet", readers.read_parquet, path, bool(readers.parquet_files(path))
     homes = [root / name, root] + [root / "tiny-imagenet"] * DATASETS[name].part
@@ -173,18 +173,21 @@ def _decode(name: str, source: str, read: Callable, path: Path, progress: Progre
         raise DataError(path, "files that can be read", error) from error
     names = sorted({*files["train"], *files["test"]})  # the official order of all our sets
     for split, count in (("train", info.train), ("test", info.test)):
-        each = count // info.classes if info.part else None
-        found = [files[split].get(label, [])[:each] for label in names]
+        each, uneven = divmod(count, info.classes)  # all sets but the digits are balanced
+        found = [files[split].get(label, [])[: each if info.part else None] for label in names]
         rows = [(k, *image) for k, images in enumerate(found) for image in images]
-        if (len(rows), len(names)) != (count, info.classes):
+        sizes = {len(images) for images in found} or {0}
+        if (len(rows), len(names)) != (count, info.classes) or (not uneven and sizes != {each}):
             expected = f"{info.label} with {count} {split} images of {info.classes} classes"
-            raise DataError(path, expected, f"{len(rows)} of {len(names)} classes")
+            got = f"{len(rows)} of {len(names)} classes, {min(sizes)} to {max(sizes)} of each"
+            raise DataError(path, expected, got)
         *pair, digests = readers.canonical(rows, info.size, progress, f"{info.label} {split}")
         total.update(count.to_bytes(8, "little") + pair[1].astype("<i8").tobytes() + digests)
         arrays += pair
     found, known = total.hexdigest()[:16], info.fingerprint
     if known not in (None, found):
-        raise DataError(path, f"{info.label} stored without loss, of fingerprint {known}", found)
+        expected = f"{info.label}'s official class names, and its images stored without loss"
+        raise DataError(path, f"{expected}, of fingerprint {known}", found)
     return [name, source, names, found, *arrays]
 
 

@@ -43,14 +43,9 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     >>> choose_device("cpu")
     device(type='cpu')
     """
-    name = str(name or ("cuda" if torch.cuda.is_available() else "cpu"))
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        device = torch.device("meta")  # neither of the two
-    if device.type not in ("cpu", "cuda"):
-        hint = closest(name, ("cpu", "cuda"))
-        raise ValueError(f"expected cpu, cuda or cuda:1 as device, got {name!r}{hint}")
+    if name is None:
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = named_device(name)
     try:
         image = torch.ones(1, 1, 3, 3, device=device)
         conv2d(image, image).sum().item()
@@ -63,16 +58,36 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
     return device
 
 
+def named_device(name: str | torch.device) -> torch.device:
+    """Return the device of that name, be it there or not.
+
+    Examples
+    --------
+    >>> named_device("cuda:1")
+    device(type='cuda', index=1)
+    """
+    name = str(name)
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        device = torch.device("meta")  # neither of the two
+    if device.type not in ("cpu", "cuda"):
+        hint = closest(name, ("cpu", "cuda"))
+        raise ValueError(f"expected cpu, cuda or cuda:1 as device, got {name!r}{hint}")
+    return device
+
+
 def device_name(device: torch.device) -> str:
     """Return the device's name as its maker gives it."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     try:
         with open("/proc/cpuinfo") as info:
-            names = [line.split(":")[1].strip() for line in info if line.startswith("model name")]
+            names = [line.partition(":")[2].strip() for line in info if line[:10] == "model name"]
     except OSError:  # not Linux
         names = []
-    return names[0] if names else platform.processor() or platform.machine()
+    name = next(filter(None, names), "") or platform.processor() or platform.machine()
+    return name or "unknown CPU"  # a record needs one, and not every machine tells
 
 
 def thread_count(device: torch.device) -> int | None:
@@ -96,8 +111,8 @@ def has_bfloat16(device: torch.device) -> bool:
 def numerics(recipe: Recipe, device: torch.device) -> Iterator[None]:
     """Compute deterministically, in the recipe's precision, on the run's threads; undo all of it.
 
-    What was set before (TF32, autocast, another default type) does not reach the run and is back
-    after it, also when it fails. An operation without a deterministic form is an error.
+    What was set before (TF32, autocast, another default type or device) does not reach the run and
+    is back after it, also when it fails. An operation without a deterministic form is an error.
     CUBLAS_WORKSPACE_CONFIG is left alone: since PyTorch 2.10 cuBLAS is deterministic without.
 
     Examples
@@ -125,6 +140,8 @@ def numerics(recipe: Recipe, device: torch.device) -> Iterator[None]:
         torch.set_default_dtype(torch.float32)
         contexts = [full_float32(), torch.inference_mode(False), torch.enable_grad()]
         contexts += [torch.autocast(device.type, enabled=False, cache_enabled=False)]
+        if torch.get_default_device().type != "cpu":  # where it is, this would only cost time
+            contexts += [torch.device("cpu")]
         if not cuda:
             undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(thread_count(device))

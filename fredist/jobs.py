@@ -17,20 +17,20 @@ import torch
 from . import machine
 from .checks import check_number
 from .data import DATASETS, load
-from .device import choose_device, describe, device_name
+from .device import choose_device, describe, device_name, named_device
 from .estimate import in_order
 from .measure import measure
 from .paths import runs_folder, unfinished_folder, write_whole
 from .progress import bar, duration, is_plain, readable, say
-from .records import Record, RecordError, Store, read_record, write_record
+from .records import Record, RecordError, Store, heading, read_record, write_record
 from .runs import COMPUTED, Measurement, Run
 from .steps import OutOfTime
-from .train import train
+from .train import read_checkpoint, train
 from .workers import Failure, attempt, share
 
 Job = Run | Measurement
-_OWN = re.compile(r"\.?(?P<name>[a-z0-9]+-[a-z_]+-(?P<id>[0-9a-f]{12}))[-.]")  # a job's files
-_ENDINGS = (".pt", ".pt.damaged", ".failed.json", ".lock")  # of what a record makes needless
+_OWN = re.compile(r"\.?([a-z0-9]+)-([a-z_]+-)?([0-9a-f]{12})[-.]")  # model and id of a job's files
+_ENDINGS = (".pt.damaged", ".failed.json", ".lock")  # of what any record makes needless
 # Without a rate or the time that is left: epochs take unequal time, and the longest are first.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _QUIET = 60.0  # seconds without a line after which a log gets one at the end of an epoch
@@ -70,12 +70,15 @@ def make(
     CPU each core trains a run (as many as `torch.get_num_threads()`). Nothing is timed while a run
     trains on this machine. Processes and machines with one folder of records divide the jobs: what
     another makes is waited for at the end. What fails is named, its traceback kept beside the
-    records, and the others go on; nothing is raised. After a Ctrl-C the next call continues.
+    records, and the others go on; only a device or folders that cannot be used are errors. After a
+    Ctrl-C the next call continues.
 
     Parameters
     ----------
     device : str or torch.device, optional
-        Where runs train, by default CUDA where there is one; a measurement names its own.
+        Where runs train, by default CUDA where there is one, and a record of any kind of device
+        will do. If it is given, one will that was trained on its kind, if only in part: another's
+        checkpoint is continued, too. A measurement names its own.
     minutes : float, optional
         A limit: what is not finished in time is left, and continues at the next call.
     download, remeasure : bool
@@ -85,12 +88,14 @@ def make(
     """
     limit = inf if minutes is None else 60 * check_number("minutes", minutes, above=True)
     deadline = time.monotonic() + limit
+    kind = None if device is None else named_device(device).type
     clean()
     jobs, failed = list(dict.fromkeys(jobs)), {}
-    kind = device and torch.device(device).type  # a run is then missing without one of that kind
     left = _missing(jobs, kind, download, remeasure, failed)
     total, unfit = len(left), len(failed)
     runs, processes = [job for job in left if isinstance(job, Run)], 1
+    if left:
+        machine.check_folders()
     if runs:
         device = choose_device(device)
         processes = min(torch.get_num_threads(), len(runs)) if device.type == "cpu" else 1
@@ -107,7 +112,7 @@ def make(
     for wait in (False, True):  # first those that nobody else is making
         for part, at_once, rule in parts:
             todo = [job for job in part if job in left]
-            todo.sort(key=lambda job: _beside(job.name, ".failed.json").exists())
+            todo.sort(key=lambda job: _beside(job, ".failed.json").exists())
             if todo and time.monotonic() < deadline:
                 with suppress(filelock.Timeout), rule():  # time is up while others are timed
                     _share(todo, partial(work, wait=wait), at_once, left, failed, total)
@@ -124,22 +129,34 @@ def clean() -> None:
 
     All is removed under its job's lock, which a live process holds. Even the lock file goes once
     there is a record: who has waited for it then holds a lock without a name while others make a
-    new one, but whoever holds any lock of a job looks for the record first.
+    new one, but whoever holds any lock of a job looks for the record first. A checkpoint stays
+    until there is a record of each kind of device that it was trained on.
     """
     files = defaultdict(list)
     for path in (*unfinished_folder().glob("*"), *runs_folder().glob(".*.tmp")):
         if match := _OWN.match(path.name):
-            files[match["name"]].append(path)
-    for name, paths in files.items():
-        record, checkpoint = _recorded(name.rpartition("-")[2]), _beside(name, ".pt")
-        if record and checkpoint.exists():  # newer than the record it is of a run on another device
-            newer = checkpoint.stat().st_mtime > record.path.stat().st_mtime
-            record = None if newer else record
-        endings = (".tmp", *_ENDINGS) if record else (".tmp",)
-        if leftovers := [path for path in paths if path.name.endswith(endings)]:
-            with suppress(OSError), machine.holding(lock := _beside(name, ".lock"), deadline=0):
-                for path in (*leftovers, *[lock] * (".lock" in endings)):
+            files[match[1], match[3]].append(path)
+    for (model, identity), paths in files.items():
+        if not _recorded(identity) and all(path.suffix != ".tmp" for path in paths):
+            continue
+        lock = unfinished_folder() / f"{model}-{identity}.lock"
+        with suppress(OSError, MemoryError), machine.holding(lock, deadline=0):
+            kinds = {kind for path in paths if path.suffix == ".pt" for kind in _progress(path)[1]}
+            done = all(_recorded(identity, kind) for kind in (None, *kinds))
+            for path in (*paths, lock):
+                if path.name.endswith((".tmp", ".pt", *_ENDINGS) if done else ".tmp"):
                     path.unlink(missing_ok=True)
+
+
+def _progress(checkpoint: Path) -> tuple[int, set[str]]:
+    """Return the epochs of a checkpoint and their kinds of device: none if it is damaged."""
+    try:
+        state = read_checkpoint(checkpoint)
+        return len(state["history"]["loss"]), {one["device_type"] for one in state["sessions"]}
+    except (OSError, MemoryError):  # it may well be read at another time
+        raise
+    except Exception:  # whatever is wrong with it
+        return 0, set()
 
 
 def _missing(
@@ -173,11 +190,15 @@ def _missing(
 
 
 def _size(job: Job) -> int:
-    """Return a job's MACs; a network that cannot be built fails here."""
+    """Return the MACs left of a job; what cannot be built, or have a record, fails here."""
+    heading(job)
     if isinstance(job, Measurement):
         return job.network.macs(job.image_size) * job.batch
     images = (3 + job.recipe.evaluate_train) * job.train_images + job.test_images  # 3: backward too
-    return job.network.macs(DATASETS[job.dataset].size) * images * job.recipe.epochs
+    epochs = job.recipe.epochs
+    with suppress(OSError, MemoryError):  # mostly there is none; others will fail the run itself
+        epochs -= _progress(_beside(job, ".pt"))[0]
+    return job.network.macs(DATASETS[job.dataset].size) * images * epochs
 
 
 def _share(jobs, work: Callable, processes: int, left: dict, failed: dict, total: int) -> None:
@@ -216,26 +237,34 @@ def _make_one(
     """Make one job under its lock; None where time is up, or (without `wait`) others have it."""
     if time.monotonic() >= deadline:
         return None
-    lock, awaited = _beside(job.name, ".lock"), f"another process to make {job}"
+    lock, awaited = _beside(job, ".lock"), f"another process to make {job}"
     try:
         with machine.holding(lock, awaited, deadline if wait else 0.0, report):
             record = _recorded(job.id, kind if isinstance(job, Run) else None)
             if record and not (remeasure and isinstance(job, Measurement)):
                 said = f"{_words(record.results)} (made by another process)"
             else:
-                if isinstance(job, Run):
-                    options = {"checkpoint": _beside(job.name, ".pt"), "deadline": deadline}
-                    with machine.training(deadline, report):
-                        made = train(job, load(job.dataset), device, on_epoch=report, **options)
-                else:
-                    made = _measure(job)
-                write_record(job, *made[:2], {"sessions": made[2], "how": how})
-                said = _words(made[0])
+                said = _make_it(job, report, device, kind, deadline, how)
             for ending in _ENDINGS:  # the lock, too: see `clean`
-                _beside(job.name, ending).unlink(missing_ok=True)
+                _beside(job, ending).unlink(missing_ok=True)
             return said
     except (OutOfTime, filelock.Timeout):
         return None
+
+
+def _make_it(job: Job, report: Callable, device, kind, deadline: float, how: str) -> str:
+    """Make a job's record, and return its result in words."""
+    if isinstance(job, Measurement):
+        made = _measure(job)
+    else:
+        options = {"checkpoint": _beside(job, ".pt"), "deadline": deadline, "on_epoch": report}
+        with machine.training(deadline, report):
+            made = train(job, load(job.dataset), device, **options)
+    record = read_record(write_record(job, *made[:2], {"sessions": made[2], "how": how}))
+    _beside(job, ".pt").unlink(missing_ok=True)
+    if isinstance(job, Run) and not record.counts(kind):  # another kind's checkpoint was whole
+        return _make_it(job, report, device, kind, deadline, how)
+    return _words(made[0])
 
 
 def _measure(job: Measurement) -> tuple[dict, dict, list[dict]]:
@@ -259,22 +288,23 @@ def _recorded(identity: str, kind: str | None = None) -> Record | None:
     for path in runs_folder().glob(f"*-{identity}-*.json"):
         with suppress(RecordError):
             record = read_record(path)
-            if kind in (None, record.device_type):
+            if record.counts(kind):
                 return record
     return None
 
 
-def _beside(name: str, ending: str) -> Path:
-    return unfinished_folder() / f"{name}{ending}"
+def _beside(job: Job, ending: str) -> Path:
+    """A job's file of some kind, by what it is: the labels it was asked for by play no part."""
+    return unfinished_folder() / f"{job.network.model}-{job.id}{ending}"
 
 
 def _record_failure(job: Job, failure: Failure) -> str:
     """Keep a failure's traceback and return the failure in a sentence."""
-    path, said = _beside(job.name, ".failed.json"), failure.error.partition("\n")[0].rstrip(" :")
+    path, said = _beside(job, ".failed.json"), failure.error.partition("\n")[0].rstrip(" :")
     content = {"job": str(job), "error": failure.error, "traceback": failure.traceback}
     try:
         # Not while another process has the job by now, which then says what becomes of it.
-        with machine.holding(_beside(job.name, ".lock"), deadline=0):
+        with machine.holding(_beside(job, ".lock"), deadline=0):
             write_whole(path, json.dumps(content, indent=1) + "\n")
     except (OSError, filelock.Timeout) as error:
         return f"failed with {said}; its traceback was not kept: {error}"

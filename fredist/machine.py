@@ -16,7 +16,7 @@ from pathlib import Path
 
 import filelock
 
-from .paths import folder
+from .paths import folder, unfinished_folder
 
 _say = functools.partial(print, flush=True)
 _PATIENCE = 0.5  # seconds for which it is not said that one waits
@@ -78,6 +78,20 @@ def holding(
         lock.release()
 
 
+def check_folders() -> None:
+    """Raise an error unless files can be made and locked where jobs and this rule need it."""
+    places = {"FREDIST_RUNS": unfinished_folder, "FREDIST_LOCKS": _folder}
+    for variable, place in places.items():
+        try:
+            with holding(path := place() / f"{uuid.uuid4().hex}.lock"):
+                path.unlink()
+        except (OSError, NotImplementedError) as error:
+            raise RuntimeError(
+                f"expected a folder where files can be made and locked as {variable}, got {error}: "
+                f"let {variable} name another"
+            ) from error
+
+
 def _gate() -> Path:
     """The lock that a timing holds, and that each training passes on its way in."""
     return _folder() / "timing.lock"
@@ -85,6 +99,6 @@ def _gate() -> Path:
 
 def _folder() -> Path:
     user = os.getuid() if hasattr(os, "getuid") else "locks"  # elsewhere that one is the user's
-    place = folder("FREDIST_LOCKS", Path(tempfile.gettempdir()) / f"fredist-{user}")
+    place = folder("FREDIST_LOCKS", lambda: Path(tempfile.gettempdir()) / f"fredist-{user}")
     place.mkdir(mode=0o700, parents=True, exist_ok=True)
     return place

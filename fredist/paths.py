@@ -3,6 +3,7 @@
 import contextlib
 import os
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parent
@@ -27,7 +28,7 @@ def need_checkout(what: str) -> None:
         )
 
 
-def folder(variable: str, default: Path) -> Path:
+def folder(variable: str, default: Callable[[], Path]) -> Path:
     """Return the folder that an environment variable names, else the default.
 
     One rule for all of fredist's folders: `~` is the user's home, and a relative name is made
@@ -36,34 +37,46 @@ def folder(variable: str, default: Path) -> Path:
 
     Examples
     --------
-    >>> folder("FREDIST_NOWHERE", Path("/tmp/default")).as_posix()
+    >>> folder("FREDIST_NOWHERE", lambda: Path("/tmp/default")).as_posix()
     '/tmp/default'
     """
     if not os.environ.get(variable):
-        return default.absolute()
-    path = Path(os.environ[variable]).expanduser().absolute()
+        return default().absolute()
+    path = _expand(variable).absolute()
     os.environ[variable] = str(path)
     return path
 
 
+def _expand(variable: str, usual: str = "") -> Path:
+    named = os.environ.get(variable) or usual
+    try:
+        return Path(named).expanduser()
+    except RuntimeError:  # a user who is not known, or has no home
+        raise RuntimeError(
+            f"expected a folder as {variable}, got {named!r}, a home that is not known: let "
+            f"{variable} name a folder in full"
+        ) from None
+
+
 def _home(variable: str, usual: str) -> Path:
-    return Path(os.environ.get(variable) or usual).expanduser() / "fredist"
+    return _expand(variable, usual) / "fredist"
 
 
 def cache_folder() -> Path:
     """Return FREDIST_CACHE, by default in the user's cache: what can be made again."""
-    return folder("FREDIST_CACHE", _home("XDG_CACHE_HOME", "~/.cache"))
+    return folder("FREDIST_CACHE", lambda: _home("XDG_CACHE_HOME", "~/.cache"))
 
 
 def data_folder() -> Path:
     """Return FREDIST_DATA, by default in the user's cache: the data sets."""
-    return folder("FREDIST_DATA", cache_folder() / "data")
+    return folder("FREDIST_DATA", lambda: cache_folder() / "data")
 
 
 def runs_folder() -> Path:
     """Return FREDIST_RUNS, the user's own records: by default the checkout's `runs/`."""
-    installed = _home("XDG_DATA_HOME", "~/.local/share") / "runs"  # never into site-packages
-    return folder("FREDIST_RUNS", ROOT / "runs" if in_checkout() else installed)
+    if in_checkout():
+        return folder("FREDIST_RUNS", lambda: ROOT / "runs")
+    return folder("FREDIST_RUNS", lambda: _home("XDG_DATA_HOME", "~/.local/share") / "runs")
 
 
 def unfinished_folder() -> Path:
@@ -73,14 +86,13 @@ def unfinished_folder() -> Path:
 
 def figures_folder() -> Path:
     """Return FREDIST_FIGURES: by default the checkout's `paper_figures/`."""
-    installed = Path.cwd() / "paper_figures"
-    return folder("FREDIST_FIGURES", ROOT / "paper_figures" if in_checkout() else installed)
+    return folder("FREDIST_FIGURES", lambda: (ROOT if in_checkout() else Path()) / "paper_figures")
 
 
 def make_absolute() -> None:
     """Settle every folder that the environment names, before a child runs somewhere else."""
     for name in ("CACHE", "DATA", "RUNS", "FIGURES", "LOCKS"):
-        folder(f"FREDIST_{name}", Path())
+        folder(f"FREDIST_{name}", Path)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -99,8 +111,10 @@ def write_whole(path: Path, content: str | bytes) -> None:
         os.replace(sibling, path)
         with contextlib.suppress(OSError):  # a system that opens or syncs no folders
             descriptor = os.open(path.parent, os.O_RDONLY)
-            os.fsync(descriptor)
-            os.close(descriptor)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
     except OSError as error:
         hint = ": make room on the disk" if error.errno == 28 else ""
         said = f"{error.strerror}{hint}; nothing of it was kept"

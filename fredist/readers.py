@@ -67,10 +67,12 @@ def parquet_files(root: Path) -> dict[str, list[Path]]:
 def read_parquet(root: Path) -> Iterator[Row]:
     """Yield the images of parquet files in the hub's layouts."""
     for split, files in parquet_files(root).items():
-        shards = re.search(r"-of-(\d+)", files[0].name)
-        if shards and int(shards[1]) != len(files):
-            names = ", ".join(file.name for file in files)
-            raise DataError(files[0].parent, f"{int(shards[1])} parquet files of {split}", names)
+        names = ", ".join(file.name for file in files)
+        if shards := re.findall(r"(\d+)-of-(\d+)", names):
+            numbers, total = sorted(int(i) for i, _ in shards), int(shards[0][1])
+            if len(files) != total or numbers != [*range(len(files))]:
+                expected = f"{total} parquet files of {split}, of each number one"
+                raise DataError(files[0].parent, expected, names)
         for file in files:
             yield from _parquet_rows(split, file)
 
@@ -131,7 +133,7 @@ def _tree(names: Collection[str], read: Callable[[str], bytes], root: Path) -> I
     # Tiny-ImageNet's validation images lie in one folder, next to a table.
     flat, table, classes = "val/images/", "val/val_annotations.txt", {}
     if table in names:
-        lines = read(table).decode(errors="replace").splitlines()
+        lines = read(table).decode("utf-8-sig", errors="replace").splitlines()
         classes = {
             flat + line.split("\t")[0]: line.split("\t")[1] for line in lines if "\t" in line
         }
@@ -166,16 +168,24 @@ def read_digits(_: Path) -> Iterator[Row]:
 
 def pixels(file: bytes, where: str, size: int) -> np.ndarray:
     """Return the pixels (size, size, 3) in uint8 that an image file shows, in whatever mode."""
-    from PIL import Image
+    from PIL import Image, ImageFile
 
+    if ImageFile.LOAD_TRUNCATED_IMAGES:  # anybody's switch, for the whole process
+        raise RuntimeError(
+            "expected Pillow to refuse damaged images, got ImageFile.LOAD_TRUNCATED_IMAGES = True: "
+            "set it to False until the data set is decoded, which is once"
+        )
     try:
         with Image.open(io.BytesIO(file), formats=FORMATS) as image:
             if image.size != (size, size) or image.mode == "F":  # known before it is decoded
                 raise ValueError(f"{image.width}x{image.height} pixels of mode {image.mode}")
+            clear = False
             if image.mode.startswith("I"):  # 16 bits, which `convert` clips to white
-                image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
+                deep = np.asarray(image)
+                clear = np.any(deep == image.info.get("transparency"))
+                image = Image.fromarray((deep >> 8).astype(np.uint8))
             rgba = np.asarray(image.convert("RGBA"))
-        if rgba[..., 3].min() < 255:
+        if clear or rgba[..., 3].min() < 255:
             raise ValueError("transparent pixels, which have no colour of their own")
     except Exception as error:  # whatever decoders of damaged files raise
         expected = f"an image file ({', '.join(FORMATS)}), opaque and of {size}x{size} pixels"

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from math import isfinite
+from os import PathLike
 from pathlib import Path
 
+from .checks import check_choice, check_integer, check_number
 from .paths import RESULTS, runs_folder, write_whole
-from .runs import Measurement, Run, canonical, short_hash
+from .runs import METHODS, Measurement, Run, canonical, short_hash
 
 SCHEMA = 2
 _NAME = re.compile(
@@ -29,8 +30,8 @@ class RecordError(ValueError):
 class OtherSchema(RecordError):
     """A record of another version of fredist, of which there are seldom few."""
 
-    def __init__(self, schema: object, path: Path):
-        super().__init__(f"{path} is of schema {schema!r}: another version of fredist wrote it")
+    def __init__(self, schema: int, path: Path):
+        super().__init__(f"{path} is of schema {schema}: another version of fredist wrote it")
         self.schema = schema
 
 
@@ -56,6 +57,17 @@ class Record:
         """cpu or cuda: of a run that moved, where it ended."""
         return self.provenance["sessions"][-1]["device_type"]
 
+    def counts(self, device: str | None = None) -> bool:
+        """Whether it is to be used, for a device if its name or kind is given.
+
+        A run that moved is of each kind that it was trained on. A measurement from the future is of
+        none: nobody knows when it was made, and a newer one would never be shown.
+        """
+        kinds = self.device_type.split("+")
+        if "quantity" in self.identity and self.ahead:
+            return False
+        return device in (None, self.device, self.device_type, *kinds)
+
     @property
     def finished(self) -> datetime:
         """When it was finished, by its machine's clock."""
@@ -80,37 +92,46 @@ def write_record(
     digit is found out; what could not be read again is not written.
     """
     stamp = {"finished": datetime.now(UTC).isoformat(timespec="seconds")}
-    content = {
-        "schema": SCHEMA,
-        "id": job.id,
-        "identity": job.identity,
-        "labels": {k: getattr(job, k) for k in ("template", "width", "convention")},
+    content = heading(job) | {
         "results": dict(results),
         "history": dict(history),
         "provenance": stamp | dict(provenance),
     }
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
-    path = (folder or runs_folder()) / f"{job.name}-{short_hash(text)}.json"
+    path = Path(folder or runs_folder()) / f"{job.name}-{short_hash(text)}.json"
     _parse(path, text.encode())
     write_whole(path, text)
     return path
 
 
-def read_record(path: Path) -> Record:
+def heading(job: Run | Measurement) -> dict:
+    """Return what a job's record has before there are results; an error if it can have none."""
+    labels = {k: getattr(job, k) for k in ("template", "width", "convention")}
+    _match(Path(f"{job.name}-{short_hash(canonical(labels))}.json"))
+    return {"schema": SCHEMA, "id": job.id, "identity": job.identity, "labels": labels}
+
+
+def read_record(path: str | PathLike) -> Record:
     """Return the record in `path`, or raise `RecordError` naming the file and what is wrong."""
+    path = Path(path)
+    _match(path)  # before it is read: other files may be huge
     try:
         return _parse(path, path.read_bytes())
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from None
 
 
+def _match(path: Path) -> re.Match:
+    if match := _NAME.fullmatch(path.name):
+        return match
+    raise RecordError(
+        "expected a record named <model>-<template>-<run>-<content>.json, the template of a-z and "
+        f"_, got {path}: move other files out of the folder of records, or choose such a name"
+    )
+
+
 def _parse(path: Path, data: bytes) -> Record:
-    match = _NAME.fullmatch(path.name)
-    if not match:
-        raise RecordError(
-            f"expected a record named <model>-<template>-<run>-<content>.json, got {path}: "
-            "move other files out of the folder of records"
-        )
+    match = _match(path)
     if short_hash(data) != match["content"]:
         raise RecordError(
             f"expected content with hash {match['content']} in {path}, got {short_hash(data)}: "
@@ -118,9 +139,8 @@ def _parse(path: Path, data: bytes) -> Record:
         )
     try:
         content = json.loads(data)
-        schema = content.get("schema") if isinstance(content, dict) else None
-        if schema != SCHEMA:
-            raise OtherSchema(schema, path)
+        if check_integer("schema", content["schema"]) != SCHEMA:
+            raise OtherSchema(content["schema"], path)
         if (
             content["id"] != match["id"]
             or short_hash(canonical(content["identity"])) != match["id"]
@@ -131,7 +151,7 @@ def _parse(path: Path, data: bytes) -> Record:
         _check_content(record)
     except RecordError:
         raise
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+    except Exception as error:  # whatever content raises that is not a record's
         raise RecordError(
             f"expected a record's fields in {path}, got a file without them ({error!r})"
         ) from None
@@ -140,23 +160,59 @@ def _parse(path: Path, data: bytes) -> Record:
 
 def _check_content(record: Record) -> None:
     """Raise an error for values that no run or measurement can have."""
-    numbers = [v for v in record.results.values() if isinstance(v, int | float)]
-    lists = list(record.history.values())
-    for value in (*numbers, *(v for values in lists for v in values)):
-        if not isfinite(value) or value < 0:
-            raise ValueError(f"a result of {value!r}")
-    if not record.results or not record.device or not record.device_type or record.ahead is None:
+    identity, results, history = record.identity, record.results, record.history
+    kind = Run if "recipe" in identity else Measurement
+    if set(identity) != {name for name, one in kind.__dataclass_fields__.items() if one.compare}:
+        raise ValueError(f"an identity of {', '.join(identity)}")
+    for name, value in results.items():
+        check_number(name, value)
+    if not results or record.ahead is None:
         raise ValueError("no results")
-    if "recipe" not in record.identity:
-        record.identity["quantity"], record.identity["device"]
-        return
-    epochs = record.identity["recipe"]["epochs"]
-    for name in ("loss", "train_top1", "test_top1", "test_top5"):
-        if len(record.history[name]) != epochs:
-            raise ValueError(f"{len(record.history[name])} of {epochs} epochs in {name}")
-    for name, values in record.history.items():
-        if name != "loss" and max(values) > 100:
-            raise ValueError(f"{name} of {max(values)}%")
+    check_sessions(record.provenance["sessions"])
+    if kind is Run:
+        check_history(history, identity["recipe"]["epochs"])
+        if dict(results) != results | summary(history):
+            raise ValueError(f"results of {results}, whose history says {summary(history)}")
+    else:
+        check_choice("method", identity["method"], METHODS[identity["quantity"]])
+        for name, values in history.items():
+            for value in values:
+                check_number(name, value)
+
+
+def check_sessions(sessions: list[dict]) -> None:
+    """Raise an error unless the devices of a run's or a measurement's stretches are named."""
+    for one in sessions:
+        if not (one["device"] and isinstance(one["device"], str)):
+            raise ValueError(f"a device of {one['device']!r}")
+        check_choice("kind of device", one["device_type"], ("cpu", "cuda"))
+    if not sessions:
+        raise ValueError("no sessions")
+
+
+def check_history(history: Mapping[str, list], epochs: int) -> None:
+    """Raise an error for a history that no run of so many epochs has."""
+    for name in dict.fromkeys(("loss", "train_top1", "test_top1", "test_top5", *history)):
+        if len(history[name]) != epochs:
+            raise ValueError(f"{len(history[name])} of {epochs} epochs in {name}")
+        for value in history[name]:
+            if check_number(name, value) > 100 and name != "loss":
+                raise ValueError(f"{name} of {value}%")
+
+
+def summary(history: Mapping[str, list[float]]) -> dict[str, float]:
+    """Return a run's results that its history tells, in percent.
+
+    Examples
+    --------
+    >>> summary({"test_top1": [50.0, 40.0], "test_top5": [90.0, 80.0]})
+    {'top1_last': 40.0, 'top5_last': 80.0, 'top1_best': 50.0}
+    """
+    top1, found = history["test_top1"], {}
+    found |= {"top1_last": top1[-1], "top5_last": history["test_top5"][-1], "top1_best": max(top1)}
+    if values := history.get("train_eval_top1"):
+        found |= {"train_top1_last": values[-1], "train_top1_best": max(values)}
+    return found
 
 
 class Store:
@@ -167,12 +223,13 @@ class Store:
 
     Parameters
     ----------
-    folders : list of Path, optional
+    folders : path or list of paths, optional
         By default the user's folder and the shipped `results/`. Each is read once.
     """
 
-    def __init__(self, folders: Iterable[Path] | None = None):
+    def __init__(self, folders: str | PathLike | Iterable[str | PathLike] | None = None):
         folders = (runs_folder(), RESULTS) if folders is None else folders
+        folders = [folders] if isinstance(folders, str | PathLike) else folders
         self.problems: list[str] = []
         self._records: dict[str, list[Record]] = {}
         for folder in dict.fromkeys(Path(one).resolve() for one in folders):
@@ -189,10 +246,13 @@ class Store:
                     self.problems.append(str(error))
                     continue
                 if record.ahead:
-                    self.problems.append(f"{path} was finished in the future: its clock was wrong")
+                    self.problems.append(
+                        f"{path} was finished in the future: its clock was wrong. A run counts all "
+                        "the same; a measurement is left out: make it again, or move it away"
+                    )
                 self._records.setdefault(record.id, []).append(record)
             self.problems += [
-                f"{count} records of schema {schema!r} in {folder} are left out: another version "
+                f"{count} records of schema {schema} in {folder} are left out: another version "
                 f"of fredist wrote them, this one writes schema {SCHEMA}"
                 for schema, count in other.items()
             ]
@@ -204,12 +264,11 @@ class Store:
         """Return a run's or a measurement's record, of one device if its name or kind is given.
 
         Of a run's alternatives CUDA before CPU, then the oldest, so that a table does not change
-        when another is added; of a measurement the newest whose clock was right.
+        when another is added, and those that moved last; of a measurement the newest.
         """
-        found = self._records.get(job.id, ())
-        found = [r for r in found if device in (None, r.device_type, r.device)]
+        found = [r for r in self._records.get(job.id, ()) if r.counts(device)]
         if isinstance(job, Measurement):
-            return max(found, key=lambda r: (not r.ahead, r.finished, r.path.name), default=None)
+            return max(found, key=lambda r: (r.finished, r.path.name), default=None)
         order = {"cuda": 0, "cpu": 1}
         return min(
             found,

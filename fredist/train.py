@@ -13,10 +13,12 @@ import torch
 from torch import nn
 
 from .batches import ResidentImages, generator
+from .checks import check_number
 from .data import ImageSet, subset
 from .device import choose_device, describe, numerics
 from .paths import write_whole
 from .recipes import Recipe
+from .records import check_history, check_sessions, summary
 from .runs import Run
 from .steps import FORMATS, Steps, forward, make_optimizer, until
 
@@ -32,7 +34,7 @@ def train(
     images: ImageSet,
     device: torch.device | str = "cpu",
     *,
-    checkpoint: Path | None = None,
+    checkpoint: str | os.PathLike | None = None,
     deadline: float = inf,
     on_epoch: Callable[[int], None] = lambda epoch: None,
 ) -> tuple[dict[str, float], dict[str, list[float]], list[dict]]:
@@ -47,10 +49,11 @@ def train(
     run : Run
     images : ImageSet
         The data set as loaded; the run's number of images is taken from it here.
-    checkpoint : Path, optional
+    checkpoint : path, optional
         Written after every epoch, never half. Where it exists the run continues from it and ends
         as it would have ended uninterrupted. One that is damaged is warned of and kept aside as
-        `<name>.damaged`, and the run starts anew.
+        `<name>.damaged`, in place of an earlier one, and the run starts anew. One that cannot be
+        read for now, for want of memory for one, is left as it is, and the error raised.
     deadline : float
         As `time.monotonic()`; `OutOfTime` once it has passed.
     on_epoch : callable
@@ -70,6 +73,7 @@ def train(
         Of each stretch on equal hardware and versions `device.describe`, `epochs` and `seconds`.
     """
     recipe, device, part = run.recipe, choose_device(device), _part(run, images)
+    checkpoint = None if checkpoint is None else Path(checkpoint)
     with numerics(recipe, device):
         how = (*run.normalisation, device)
         train_set = ResidentImages(part.train_images, part.train_labels, *how)
@@ -92,18 +96,13 @@ def train(
             if checkpoint is not None:
                 _save(checkpoint, run, model, optimizer, history, sessions)
             on_epoch(epoch + 1)
-    results = {
-        "top1_last": history["test_top1"][-1],
-        "top5_last": history["test_top5"][-1],
-        "top1_best": max(history["test_top1"]),
+    results = summary(history) | {
         "params": run.network.params,
         "macs": run.network.macs(images.image_size),
         "train_images": len(train_set),
         "test_images": len(test_set),
         "seconds": sum(session["seconds"] for session in sessions),
     }
-    if values := history.get("train_eval_top1"):
-        results |= {"train_top1_last": values[-1], "train_top1_best": max(values)}
     return results, history, sessions
 
 
@@ -198,6 +197,8 @@ def _resume(run: Run, path: Path | None, device: torch.device) -> tuple:
     try:
         if path is not None and path.exists():
             state = _load(path, run, model)
+    except (OSError, MemoryError):  # nothing is damaged: the next call may well read it
+        raise
     except Exception as error:  # whatever is wrong with it, the answer is to start anew
         aside = path.with_name(f"{path.name}.damaged")
         os.replace(path, aside)
@@ -210,28 +211,39 @@ def _resume(run: Run, path: Path | None, device: torch.device) -> tuple:
     optimizer = make_optimizer(model.to(device), run.recipe)
     if state is None:
         return model, optimizer, {name: [] for name in _names(run.recipe)}, []
-    optimizer.load_state_dict(state["optimizer"])
+    own = optimizer.state_dict()["param_groups"]  # the recipe's, whatever the checkpoint says
+    optimizer.load_state_dict({"state": state["optimizer"]["state"], "param_groups": own})
     return model, optimizer, state["history"], state["sessions"]
+
+
+def read_checkpoint(path: Path) -> dict:
+    """Return what a checkpoint has, on the CPU, or raise what is wrong with it."""
+    digest, _, content = path.read_bytes().partition(b"\n")
+    if hashlib.sha256(content).hexdigest().encode() != digest:
+        raise ValueError("its content has another SHA-256")
+    try:
+        state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # PyTorch's own word for it
+            raise MemoryError(f"expected memory for {path}, got none: {error}") from error
+        raise
+    check_sessions(state["sessions"])
+    return state
 
 
 def _load(path: Path, run: Run, model: nn.Module) -> dict:
     """Load a checkpoint into a model on the CPU and return it, or raise what is wrong with it."""
-    digest, _, content = path.read_bytes().partition(b"\n")
-    if hashlib.sha256(content).hexdigest().encode() != digest:
-        raise ValueError("its content has another SHA-256")
-    state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    state = read_checkpoint(path)
     if state["run"] != run.id:
         raise ValueError(f"it is of run {state['run']}, not {run.id}")
     history, epochs, sessions = state["history"], len(state["history"]["loss"]), state["sessions"]
     if list(history) != _names(run.recipe) or not 0 < epochs <= run.recipe.epochs:
         raise ValueError(f"{epochs} epochs of {', '.join(history)}")
-    for name, values in history.items():
-        most = inf if name == "loss" else 100
-        if len(values) != epochs or not all(isfinite(v) and 0 <= v <= most for v in values):
-            raise ValueError(f"{name} of {values}")
+    check_history(history, epochs)
     starts, ends = ([session["epochs"][i] for session in sessions] for i in (0, 1))
-    known = all(isfinite(s["seconds"]) and isinstance(s["device"], str) for s in sessions)
-    if not known or [end + 1 for end in [0, *ends]] != [*starts, epochs + 1]:
+    for session in sessions:
+        check_number("seconds", session["seconds"])
+    if [end + 1 for end in [0, *ends]] != [*starts, epochs + 1]:
         raise ValueError(f"sessions of {sessions}")
     model.load_state_dict(state["model"])
     momenta = [one["momentum_buffer"] for one in state["optimizer"]["state"].values()]

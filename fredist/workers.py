@@ -26,6 +26,8 @@ from math import inf
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
 
+from .checks import check_integer
+
 _STOP = b"stop"  # what no pickle is
 
 
@@ -59,7 +61,7 @@ def share(
     >>> list(share(["a"], lambda task, report: task.upper(), processes=1))
     [('a', 'A')]
     """
-    waiting = deque(tasks)
+    waiting, processes = deque(tasks), check_integer("processes", processes)
     while waiting and processes == 1:
         task = waiting.popleft()
         yield task, attempt(work, task, partial(tell, task))
@@ -174,7 +176,8 @@ def _start(started: dict[Connection, subprocess.Popen], **options) -> Connection
     """Start a process, add it to those `started` and return the connection to it."""
     ours, theirs = Pipe()
     serve = f"from {__name__} import _serve; _serve({theirs.fileno()})"
-    command = [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; {serve}"]
+    places = [place for place in sys.path if isinstance(place, str)]  # as Python's import does
+    command = [sys.executable, "-c", f"import sys; sys.path[:] = {places!r}; {serve}"]
     # A Ctrl-C reaches every process of a terminal; this one decides what becomes of the others,
     # which have it blocked from their first instruction on.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})

@@ -22,10 +22,12 @@ def trained(run, folder, top1, *devices, best=None, **results):
     values = {"top1_last": top1, "top5_last": 99.0, "top1_best": best}
     if run.recipe.evaluate_train:
         values |= {"train_top1_last": top1, "train_top1_best": best}
-    names = ("loss", "train_top1", "test_top1", "test_top5")
-    history = {name: [50.0] * run.recipe.epochs for name in names}
+    values |= results
+    history = {name: [50.0] * run.recipe.epochs for name in ("loss", "train_top1")}
+    history["test_top1"] = [*[values["top1_best"]] * (run.recipe.epochs - 1), values["top1_last"]]
+    history["test_top5"] = [values["top5_last"]] * run.recipe.epochs
     sessions = [session(device) for device in devices or [CPU]]
-    return write_record(run, values | results, history, {"sessions": sessions}, folder)
+    return write_record(run, values, history, {"sessions": sessions}, folder)
 
 
 def measured(network, folder, method, batch, results, device=GPU, *, day=0, **changed):

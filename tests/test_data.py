@@ -236,6 +236,7 @@ def test_what_cannot_be_read_is_named(cifar, tmp_path):
         (lambda split: ["cat"] * (split == "train"), "20 test images of 10 classes, got 18 of 10"),
         (lambda split: ["zebra" if split == "test" else "cat"], "30 train .*, got 30 of 11"),
         (lambda split: ["dog"], "30 train images of 10 classes, got 30 of 9"),
+        (lambda split: ["dog" if split == "test" else "cat"], "20 test .* got 20 of 10 .* 0 to 4"),
     ],
 )
 def test_other_counts_are_an_error(cifar, tmp_path, change, message):
@@ -257,8 +258,13 @@ def test_images_stored_with_loss_are_not_the_set(cifar, tmp_path, monkeypatch):
     register(monkeypatch, "cifar10", train=30, test=20, fingerprint=right)
     assert load("cifar10").fingerprint == right
     write_folders(tmp_path / "jpeg/cifar10", files_of(rows, "jpeg"))
-    with pytest.raises(DataError, match=f"stored without loss, of fingerprint {right}, got"):
+    said = f"official class names, and its images stored without loss, of fingerprint {right}, got"
+    with pytest.raises(DataError, match=said):
         load("cifar10", tmp_path / "jpeg")
+    renamed = {k: [(f"{'zebra' if n == 'cat' else n}", *r) for n, *r in v] for k, v in rows.items()}
+    write_folders(tmp_path / "names/cifar10", files_of(renamed))
+    with pytest.raises(DataError, match=said):
+        load("cifar10", tmp_path / "names")
 
 
 class Trap:

@@ -1,6 +1,7 @@
 """What a run sets in PyTorch and in this process ends with it; where a result comes from."""
 
 import ctypes
+import io
 import os
 import re
 import subprocess
@@ -193,7 +194,7 @@ def test_a_device_that_is_not_there_is_named():
     before = torch.get_rng_state()
     assert choose_device("cpu") == choose_device(CPU) == CPU
     assert torch.equal(before, torch.get_rng_state())
-    for name in ("gpu", "cpu0", "meta", "mps"):
+    for name in ("gpu", "cpu0", "meta", "mps", "", 0):
         with pytest.raises(
             ValueError, match=f"expected cpu, cuda or cuda:1 as device, got '{name}'"
         ):
@@ -202,6 +203,28 @@ def test_a_device_that_is_not_there_is_named():
         choose_device("CUDA")
     with pytest.raises(RuntimeError, match=r"convolution, but cuda:99 with PyTorch .* cannot: .*"):
         choose_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model name\t: A: B @ 2 GHz\nmodel name\t: C\n", "A: B @ 2 GHz"),
+        ("model name\t: \nmodel name\t: C\n", "C"),
+        ("model name\n", "a machine"),
+        ("", "a machine"),
+    ],
+)
+def test_every_cpu_has_a_name(monkeypatch, text, name):
+    real = open
+    monkeypatch.setattr(module.platform, "processor", lambda: "")
+    monkeypatch.setattr(module.platform, "machine", lambda: "a machine")
+    monkeypatch.setattr(
+        "builtins.open",
+        lambda path, *rest, **options: (
+            io.StringIO(text) if path == "/proc/cpuinfo" else real(path, *rest, **options)
+        ),
+    )
+    assert module.device_name(CPU) == name
 
 
 def test_where_a_result_comes_from():

@@ -1,26 +1,29 @@
 """Making what is missing: once each, in order, and whatever fails on the way."""
 
+import errno
 import io
 import json
 import os
 import re
 import time
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import filelock
 import pytest
 import torch
+from test_train import rewrite
 
 from fredist import machine
 from fredist.data import load
 from fredist.device import device_name
 from fredist.estimate import estimate
-from fredist.jobs import Outcome, clean, make
+from fredist.jobs import Outcome, _size, clean, make
 from fredist.measure import wanted
 from fredist.networks import make_network
 from fredist.recipes import Recipe, Setting
-from fredist.records import Store, read_record
+from fredist.records import Store, read_record, write_record
 from fredist.runs import make_run
 from fredist.train import train
 
@@ -84,7 +87,7 @@ def straight(run):
 
 
 def unfinished(folder, job, ending):
-    return folder / "unfinished" / f"{job.name}.{ending}"
+    return folder / "unfinished" / f"{job.network.model}-{job.id}.{ending}"
 
 
 def ended(shown):
@@ -197,8 +200,8 @@ def test_a_limit_holds_while_another_is_timed_or_trained(own_runs, capsys, held)
     jobs = [tiny(), timed()]
     with getattr(machine, held)():
         start = time.monotonic()
-        assert make(jobs, minutes=1.5 / 60) == Outcome(2, 0, 2, {})
-        assert time.monotonic() - start < 2.2
+        assert make(jobs, minutes=3 / 60) == Outcome(2, 0, 2, {})
+        assert time.monotonic() - start < 3.7
     assert "waiting for" in capsys.readouterr().out
 
 
@@ -273,6 +276,39 @@ def test_one_bad_job_is_named_recorded_and_counted_and_the_others_are_made(
     assert "a GPU elsewhere" in result.failed[words[foreign]]
 
 
+@pytest.mark.parametrize("device", ["", 0, "gpu"])
+def test_a_wrong_device_is_an_error_before_anything_else(device):
+    for jobs in ([], [tiny()]):
+        with pytest.raises(ValueError, match="expected cpu, cuda or cuda:1 as device, got"):
+            make(jobs, device=device)
+
+
+@pytest.mark.parametrize("variable", ["FREDIST_RUNS", "FREDIST_LOCKS"])
+def test_folders_that_cannot_be_used_are_an_error_before_training(tmp_path, monkeypatch, variable):
+    monkeypatch.setenv(variable, str(tmp_path / "file"))
+    (tmp_path / "file").touch()
+    with pytest.raises(RuntimeError, match=f"as {variable}, got .*file.*: let {variable} name"):
+        make([tiny()])
+
+
+def test_folders_without_locks_are_an_error_before_training(monkeypatch):
+    def refuse(*arguments):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with pytest.raises(RuntimeError, match=r"made and locked as FREDIST_RUNS, got .*No locks"):
+        make([tiny()])
+
+
+def test_what_no_record_can_have_fails_before_it_is_trained(own_runs, capsys):
+    odd = [replace(tiny(seed=1), template="my own/2"), replace(tiny(seed=2), width=float("nan"))]
+    result = make([*odd, tiny()])
+    assert (result.made, set(result.failed)) == (1, set(map(str, odd)))
+    assert "expected a record named <model>-<template>" in result.failed[str(odd[0])]
+    assert not list(own_runs.rglob("*.pt"))
+    assert "training 1 run on" in capsys.readouterr().out
+
+
 def test_what_has_failed_is_tried_again_last_and_leaves_nothing_once_made(own_runs, capsys):
     first, second, third = (tiny(seed=seed) for seed in range(3))
     failure = unfinished(own_runs, first, "failed.json")
@@ -303,19 +339,18 @@ def test_leftovers_are_removed_where_that_is_safe(own_runs):
     endings = ("pt", "pt.damaged", "failed.json", "lock")
     for job in (done, live, left):
         for ending in endings:
-            (folder / f"{job.name}.{ending}").touch()
-        os.utime(folder / f"{job.name}.pt", (0, 0))  # older than the record, if there is one
-        (folder / f".{job.name}.pt.0123.tmp").touch()
+            unfinished(own_runs, job, ending).touch()
+        (folder / f".{unfinished(own_runs, job, 'pt').name}.0123.tmp").touch()
         (own_runs / f".{job.name}-0123456789ab.json.0123.tmp").touch()
     (folder / "notes.txt").touch()  # somebody's
     (own_runs / ".notes.tmp").touch()
-    with filelock.FileLock(folder / f"{live.name}.lock"):  # it is being made again elsewhere
-        before = {path.name for path in folder.iterdir() if live.name in path.name}
+    with filelock.FileLock(unfinished(own_runs, live, "lock")):  # it is being made again elsewhere
+        before = {path.name for path in folder.iterdir() if live.id in path.name}
         clean()
-        assert {path.name for path in folder.iterdir() if live.name in path.name} == before
+        assert {path.name for path in folder.iterdir() if live.id in path.name} == before
         assert (own_runs / f".{live.name}-0123456789ab.json.0123.tmp").exists()
-    kept = {path.name for path in folder.iterdir() if live.name not in path.name}
-    assert kept == {"notes.txt", *(f"{left.name}.{ending}" for ending in endings)}
+    kept = {path.name for path in folder.iterdir() if live.id not in path.name}
+    assert kept == {"notes.txt", *(unfinished(own_runs, left, end).name for end in endings)}
     make([done])
     assert {path.name for path in folder.iterdir()} == kept  # live's are nobody's any more
     hidden = [path.name for path in own_runs.iterdir() if path.name.startswith(".")]
@@ -326,12 +361,77 @@ def test_a_run_on_another_kind_of_device_is_still_missing_on_the_named_one(tiny,
     run = tiny(epochs=1, lr_steps=())
     written(run, device_type="cuda")
     assert make([run]).made == 0
-    checkpoint = own_runs / "unfinished" / f"{run.name}.pt"
-    checkpoint.parent.mkdir()
-    checkpoint.touch()  # newer than the record: of the run that goes on here
-    clean()
-    assert checkpoint.exists()
-    checkpoint.unlink()
     assert make([run], device="cpu").made == 1
     assert Store().find(run, "cpu")
     assert make([run], device="cpu").made == 0
+
+
+class Stop(Exception):
+    """The test stops the run here."""
+
+
+def begun(folder, run, epochs, kind="cpu"):
+    """Train so many epochs of a run, as on some kind of device, and return its checkpoint."""
+    path = unfinished(folder, run, "pt")
+
+    def stop(epoch):
+        if epoch == epochs:
+            raise Stop
+
+    with pytest.raises(Stop):
+        train(run, load("digits"), CPU, checkpoint=path, on_epoch=stop)
+    rewrite(path, lambda state: state["sessions"][0].update(device_type=kind, device=f"a {kind}"))
+    return path
+
+
+def test_a_record_of_another_kind_of_device_costs_no_checkpoint(written, own_runs):
+    run = tiny(epochs=3)
+    checkpoint = begun(own_runs, run, 2)
+    os.utime(checkpoint, (0, 0))  # older than what is copied now
+    written(run, device_type="cuda")
+    assert make([run]).made == 0  # any record will do
+    assert checkpoint.exists()
+    assert make([run], device="cpu") == Outcome(1, 1, 0, {})  # where it stopped
+    session = Store().find(run, "cpu").provenance["sessions"][0]
+    assert (session["device"], session["epochs"]) == ("a cpu", [1, 2])
+    assert not checkpoint.exists()
+    begun(own_runs, run, 1)
+    clean()  # there is one of its kind
+    assert not checkpoint.exists()
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_that_moved_is_of_each_of_its_kinds_and_made_once(own_runs, epochs):
+    run = tiny()
+    begun(own_runs, run, epochs, "cuda")
+    assert make([run], device="cpu") == Outcome(1, 1, 0, {})
+    kinds = sorted(read_record(path).device_type for path in own_runs.glob("*.json"))
+    assert kinds == (["cuda+cpu"] if epochs == 1 else ["cpu", "cuda"])  # the whole one stays so
+    for device in ("cpu", "cuda", None):
+        assert Store().find(run, device)
+        assert make([run], device=device) == Outcome(1, 0, 0, {})
+    assert list((own_runs / "unfinished").iterdir()) == []
+
+
+def test_one_run_with_two_labels_has_one_lock_and_one_checkpoint(own_runs):
+    one, other = tiny(epochs=3), replace(tiny(epochs=3), template="uniform")
+    assert one.id == other.id
+    before = _size(one)
+    begun(own_runs, one, 2)
+    assert _size(other) == before // 3  # what is left of it
+    with filelock.FileLock(unfinished(own_runs, one, "lock")):
+        assert make([other], minutes=0.5 / 60).left == 1
+    assert make([other]).made == 1
+    assert Store().find(one).provenance["sessions"][0]["device"] == "a cpu"
+    assert list((own_runs / "unfinished").iterdir()) == []
+
+
+def test_a_measurement_from_the_future_is_made_again_once(own_runs):
+    job = computed()
+    ahead = (datetime.now(UTC) + timedelta(days=400)).isoformat()
+    session = {"device": "a device", "device_type": "cpu"}
+    write_record(job, {"tensor_peak_bytes": 1}, {}, {"sessions": [session], "finished": ahead})
+    assert "left out: make it again" in Store().problems[0]
+    assert make([job]).made == 1
+    assert Store().find(job).results["tensor_peak_bytes"] > 1
+    assert make([job]).made == 0

@@ -119,6 +119,8 @@ def test_what_another_process_makes_meanwhile_is_taken(
     for path in own_runs.glob("*.json"):
         path.unlink()
     before = records(tmp_path / "theirs")
+    ours = unfinished(own_runs, jobs[0], "pt")
+    ours.touch()
     holders = [hold(job) for job in jobs]
 
     def finish():
@@ -133,6 +135,7 @@ def test_what_another_process_makes_meanwhile_is_taken(
     thread.join()
     assert capsys.readouterr().out.count("(made by another process)") == 2
     assert records(own_runs).keys() == before.keys()
+    assert ours.exists()  # theirs may be of another kind of device
 
 
 def test_the_limit_holds_while_waiting(own_runs, hold, capsys):
@@ -206,7 +209,7 @@ def test_on_two_cores_two_are_trained_at_once_and_one_that_dies_fails_alone(
     assert make([dying], device="cpu").made == 1  # from where it was killed
     assert outcome(records(own_runs)[dying.id]) == straight(dying)
     left = {path.name for path in (own_runs / "unfinished").iterdir()}
-    assert left == {f"{good[2].name}.{ending}" for ending in ("lock", "failed.json")}
+    assert left == {unfinished(own_runs, good[2], end).name for end in ("lock", "failed.json")}
 
 
 def holder_of(path):

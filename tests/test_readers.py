@@ -227,6 +227,19 @@ def test_a_snapshot_of_links_is_read_and_a_missing_blob_is_named(cifar, tmp_path
     (home / "blobs/train-00001-of-00002.parquet").unlink()
     with pytest.raises(DataError, match=r"plain_text: expected 2 parquet files of train"):
         load("cifar10", tmp_path / "hub")
+    again = home / "snapshots/a1/plain_text/again/train-00000-of-00002.parquet"
+    again.parent.mkdir()
+    again.symlink_to(home / "blobs" / again.name)  # one twice is not two
+    with pytest.raises(DataError, match=r"expected 2 parquet files of train, of each number one"):
+        load("cifar10", tmp_path / "hub")
+
+
+def test_a_broken_link_among_snapshots_hides_no_other_place(cifar, tmp_path):
+    snapshots = tmp_path / "data/datasets--uoft-cs--cifar10/snapshots"
+    snapshots.mkdir(parents=True)
+    (snapshots / "a1").symlink_to("gone")
+    assert at_hand("cifar10")
+    assert load("cifar10").source == "parquet"
 
 
 def test_a_validation_split_goes_before_an_unlabelled_test_split(cifar, tmp_path):
@@ -333,6 +346,8 @@ def test_an_image_without_a_label_is_named(tiny, tmp_path):
         archive.extractall(tmp_path / "f")
     table = tmp_path / "f/tiny-imagenet-200/val/val_annotations.txt"
     lines = table.read_text().splitlines()
+    table.write_text("\n".join(lines), encoding="utf-8-sig")  # as some editors save it
+    assert_same(load("tiny-imagenet"), load("tiny-imagenet", tmp_path / "f"))
     for damaged in ([*lines[1:], "half a li"], lines[1:]):
         table.write_text("\n".join(damaged))
         name = lines[0].split()[0]
@@ -380,10 +395,21 @@ def test_what_has_no_colour_of_its_own_or_another_size_is_an_error():
     for image, options in ((clear, {}), (clear.convert("LA"), {}), (few, {"transparency": 0})):
         with pytest.raises(DataError, match=r"it: .* opaque .* 8x8 pixels, got transparent pixels"):
             decoded(image, **options)
+    for depth in (np.uint8, np.uint16):
+        with pytest.raises(DataError, match="transparent pixels"):
+            decoded(Image.fromarray(np.full((8, 8), 200, depth)), transparency=200)
+        decoded(Image.fromarray(np.full((8, 8), 200, depth)), transparency=201)
     with pytest.raises(DataError, match=r"of 7x7 pixels, got 7x8"):
         decoded(Image.new("L", (7, 8)))
     with pytest.raises(DataError, match=r"of mode F"):
         pixels(b"Pf\n8 8\n-1.0\n" + b"\0" * 256, "it", 8)
+
+
+def test_a_cut_image_is_refused_whatever_the_user_told_pillow(monkeypatch):
+    whole = encode(np.zeros((8, 8, 3), np.uint8), "jpeg")
+    monkeypatch.setattr("PIL.ImageFile.LOAD_TRUNCATED_IMAGES", True)
+    with pytest.raises(RuntimeError, match="LOAD_TRUNCATED_IMAGES = True: set it to False"):
+        pixels(whole[:-60], "it", 8)
 
 
 @pytest.mark.parametrize("kind", ["eps", "tiff", "gif", "ico", "tga"])

@@ -10,8 +10,11 @@ from fredist.paper import choose
 from fredist.paths import write_whole
 from fredist.records import RecordError, Store, read_record, write_record
 from fredist.results import collect
-from fredist.runs import Measurement, short_hash
+from fredist.runs import Measurement, canonical, short_hash
 
+# What `written` writes for three epochs and 50%.
+HISTORY = {"loss": [1.0] * 3, "train_top1": [40.0] * 3, "test_top1": [51.0, 51.0, 50.0]}
+HISTORY |= {"test_top5": [99.0] * 3}
 OLD, NEW = "2026-03-01T12:00:00+00:00", "2026-03-02T09:00:00+00:00"
 
 
@@ -63,6 +66,17 @@ def test_a_changed_digit_is_found_out(tiny, written, own_runs):
         {"provenance": {"finished": OLD, "sessions": []}},
         {"schema": 1},
         {"schema": 99},
+        {"schema": [3]},
+        {"schema": {"v": 3}},
+        {"results": {"top1_last": 10**400}},
+        {"results": {"top1_last": "50.0"}},
+        {"results": {"seconds": 1.0}},
+        {"results": {"top1_last": 250.0, "top5_last": 99.0, "top1_best": 250.0}},
+        {"results": {"top1_last": 49.0, "top5_last": 99.0, "top1_best": 51.0}},  # not the last
+        {"history": HISTORY | {"more": [1.0]}},
+        {"history": HISTORY | {"loss": [10**400] * 3}},
+        {"history": HISTORY | {"train_top1": [101.0] * 3}},
+        {"provenance": {"finished": OLD, "sessions": [{"device": "a", "device_type": "tpu"}]}},
         {"identity": {"recipe": {}}},
         {"labels": None, "results": None},
     ],
@@ -71,6 +85,26 @@ def test_a_hash_that_fits_is_not_enough(tiny, written, changes):
     path = resealed(written(tiny()), **changes)
     with pytest.raises(RecordError, match=path.name):
         read_record(path)
+
+
+@pytest.mark.parametrize("changes", [{"method": "backward"}, {"quantity": "taste"}, {"version": 0}])
+def test_a_measurement_that_nobody_makes_is_named(own_runs, changes):
+    session = {"device": "a device", "device_type": "cpu"}
+    path = write_record(measurement(), {"median_ms": 1.0}, {}, {"sessions": [session]}, own_runs)
+    identity = json.loads(path.read_text())["identity"] | changes
+    if not identity["version"]:
+        del identity["version"]
+    identity_hash = short_hash(canonical(identity))
+    path = path.rename(path.with_name(f"vgg19-time-{identity_hash}-{'0' * 12}.json"))
+    with pytest.raises(RecordError, match="expected a record's fields in"):
+        read_record(resealed(path, identity=identity, id=identity_hash))
+
+
+def test_other_files_are_named_without_being_read(tmp_path):
+    with open(tmp_path / "dump.json", "wb") as file:
+        file.truncate(10**13)
+    [problem] = Store(str(tmp_path)).problems
+    assert "dump.json: move other files out of the folder of records" in problem
 
 
 def test_one_bad_file_is_named_and_the_rest_goes_on(tiny, written, own_runs):
@@ -117,6 +151,10 @@ def test_of_a_measurement_the_newest_counts_unless_its_clock_was_ahead(own_runs)
     store = Store()
     assert store.find(measurement()).results["median_ms"] == 2.0
     assert "clock was wrong" in store.problems[0]
+    for path in own_runs.glob("*.json"):
+        if read_record(path).finished.year == 2026:
+            path.unlink()
+    assert Store().find(measurement()) is None
 
 
 def test_what_cannot_be_read_again_is_not_written(tiny, own_runs):

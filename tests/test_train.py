@@ -7,6 +7,7 @@ import signal
 import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from fredist.batches import ResidentImages
+from fredist.batches import ResidentImages, generator
 from fredist.data import subset
 from fredist.device import describe, numerics
 from fredist.networks import FAMILIES, inception
@@ -205,6 +206,14 @@ def test_the_same_run_gives_the_same_and_another_seed_another(digits):
     assert outcome(tiny(seed=1, epochs=1, lr_steps=[]), digits)[1] != first[1]
 
 
+def test_equal_seeds_of_any_integer_kind_are_one_and_others_are_errors():
+    expected = generator(3, "order", 0).initial_seed()
+    assert generator(np.int64(3), "order", np.uint8(0)).initial_seed() == expected
+    for other in (3.0, True, None):
+        with pytest.raises(TypeError, match="expected an integer of at least 0 as seed or epoch"):
+            generator(other, "order", 0)
+
+
 @pytest.mark.parametrize("model", FAMILIES)
 def test_a_network_is_a_function_of_its_seed_alone(model):
     before = torch.get_rng_state()
@@ -221,9 +230,11 @@ def test_a_network_is_a_function_of_its_seed_alone(model):
     assert torch.equal(before, torch.get_rng_state())
 
 
-@pytest.mark.parametrize("setting", ["TF32", "autocast", "no_grad", "float64", "bf16 matmul"])
+@pytest.mark.parametrize(
+    "setting", ["TF32", "autocast", "no_grad", "float64", "device", "bf16 matmul"]
+)
 def test_what_the_user_has_set_does_not_reach_a_run(digits, setting):
-    run = tiny(epochs=1, lr_steps=[])
+    run = tiny(epochs=1, lr_steps=[], augmentation="resized_crop")
     expected = outcome(run, digits)
     try:
         if setting == "autocast":
@@ -232,6 +243,10 @@ def test_what_the_user_has_set_does_not_reach_a_run(digits, setting):
         elif setting == "no_grad":
             with torch.inference_mode():
                 assert outcome(run, digits) == expected
+        elif setting == "device":
+            torch.set_default_device("meta")
+            assert outcome(run, digits) == expected
+            assert torch.get_default_device().type == "meta"
         elif setting == "float64":
             torch.set_default_dtype(torch.float64)
             assert outcome(run, digits) == expected
@@ -243,6 +258,7 @@ def test_what_the_user_has_set_does_not_reach_a_run(digits, setting):
             assert torch.backends.mkldnn.conv.fp32_precision == "bf16"
     finally:
         torch.set_default_dtype(torch.float32)
+        torch.set_default_device(None)
         torch.backends.mkldnn.conv.fp32_precision = torch.backends.fp32_precision = "none"
 
 
@@ -492,6 +508,9 @@ WRONG = {
     "uneven": lambda state: state["history"].update(test_top1=[10.0, 10.0]),
     "epoch -5": lambda state: state["sessions"][0].update(epochs=[1, -5]),
     "no sessions": lambda state: state.update(sessions=[]),
+    "no kind of device": lambda state: state["sessions"][0].pop("device_type"),
+    "no device": lambda state: state["sessions"][0].update(device=""),
+    "less than no time": lambda state: state["sessions"][0].update(seconds=-5.0),
     "weights": lambda state: next(iter(state["model"].values())).fill_(float("inf")),
     "momenta": lambda state: state["optimizer"]["state"].pop(0),
 }
@@ -507,6 +526,42 @@ def test_a_checkpoint_that_no_run_writes_is_kept_aside(stopped, digits, tmp_path
     else:
         path.write_bytes(content[: len(content) // 2] if change is None else change)
     assert_starts_anew(run, digits, path, expected)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(5, "Input/output error"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_what_cannot_be_read_for_now_is_not_damaged(stopped, digits, tmp_path, monkeypatch, error):
+    run, content, expected = stopped
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+
+    def refuse(*arguments, **options):
+        raise error
+
+    place = (Path, "read_bytes") if isinstance(error, OSError) else (torch, "load")
+    with monkeypatch.context() as patch:
+        patch.setattr(*place, refuse)
+        with pytest.raises((OSError, MemoryError)):
+            train(run, digits, checkpoint=path)
+    assert path.read_bytes() == content
+    epochs = []
+    assert outcome(run, digits, checkpoint=str(path), on_epoch=epochs.append) == expected
+    assert epochs == [2, 3]
+
+
+def test_the_recipes_settings_go_before_a_checkpoints(stopped, digits, tmp_path):
+    run, content, expected = stopped
+    path = tmp_path / "run.pt"
+    path.write_bytes(content)
+    other = {"weight_decay": 9.0, "momentum": 0.1, "maximize": True}
+    rewrite(path, lambda state: state["optimizer"]["param_groups"][0].update(other))
+    assert outcome(run, digits, checkpoint=path) == expected
 
 
 # -- what is refused

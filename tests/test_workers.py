@@ -132,6 +132,17 @@ def test_one_process_is_this_one(tmp_path):
     assert "Traceback" in outcomes[1][1].traceback
 
 
+def test_a_path_among_the_places_of_modules_kills_no_worker(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
+    [(_, pid)] = share([0], nap, 2)
+    assert isinstance(pid, int), pid
+
+
+def test_no_processes_are_an_error_rather_than_a_wait():
+    with pytest.raises(ValueError, match="at least 1 as processes, got 0"):
+        list(share([0], nap, 0))
+
+
 def test_no_tasks_need_no_process():
     assert list(share([], nap, 2)) == []
 

@@ -1,0 +1,53 @@
+"""Where things are: with a home or without one, and on systems that sync no folders."""
+
+import os
+import pwd
+import stat
+
+import pytest
+
+from fredist import paths
+
+
+@pytest.fixture
+def no_home(monkeypatch):
+    """A user without a home, as in a container that runs under any number."""
+
+    def unknown(number):
+        raise KeyError(number)
+
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+
+
+def test_without_a_home_only_what_is_not_named_is_an_error(no_home, tmp_path, monkeypatch):
+    monkeypatch.setattr(paths, "in_checkout", lambda: False)
+    for name in ("CACHE", "DATA", "RUNS", "FIGURES"):
+        monkeypatch.setenv(f"FREDIST_{name}", str(tmp_path / name))
+        assert getattr(paths, f"{name.lower()}_folder")() == tmp_path / name
+    monkeypatch.delenv("FREDIST_RUNS")
+    monkeypatch.delenv("XDG_DATA_HOME", raising=False)
+    with pytest.raises(RuntimeError, match=r"folder as XDG_DATA_HOME, got '~/\.local"):
+        paths.runs_folder()
+
+
+def test_an_unknown_home_names_the_variable_and_its_value(monkeypatch):
+    monkeypatch.setenv("FREDIST_RUNS", "~nosuch/x")
+    with pytest.raises(RuntimeError, match="FREDIST_RUNS, got '~nosuch/x', a home that is not"):
+        paths.runs_folder()
+
+
+def test_a_system_that_syncs_no_folders_costs_no_descriptors(tmp_path, monkeypatch):
+    sync = os.fsync
+
+    def refuse(descriptor):
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(22, "Invalid argument")
+        sync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    before = len(os.listdir("/proc/self/fd"))
+    for text in "abc":
+        paths.write_whole(tmp_path / "file", text)
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert (tmp_path / "file").read_text() == "c"
