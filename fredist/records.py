@@ -54,8 +54,8 @@ class Record:
 
     @property
     def device_type(self) -> str:
-        """cpu or cuda: of a run that moved, where it ended."""
-        return self.provenance["sessions"][-1]["device_type"]
+        """cpu or cuda; both, joined by a plus, for a run that moved."""
+        return "+".join(dict.fromkeys(s["device_type"] for s in self.provenance["sessions"]))
 
     def counts(self, device: str | None = None) -> bool:
         """Whether it is to be used, for a device if its name or kind is given.
@@ -287,5 +287,6 @@ class Store:
         return sorted({record.device for records in self._records.values() for record in records})
 
     def measurements(self) -> list[Record]:
-        """Return all records of measurements."""
-        return [r for rs in self._records.values() for r in rs if "quantity" in r.identity]
+        """Return all records of measurements that count, the newest last."""
+        found = [r for rs in self._records.values() for r in rs if "quantity" in r.identity]
+        return sorted((r for r in found if r.counts()), key=lambda record: record.finished)

@@ -182,14 +182,14 @@ def _measured(
     """Return memory or time: of one device, number of threads and PyTorch, the newest of each.
 
     Of several places that with most of the table, then the newest; what is computed is on no
-    device and stands in for all, after real ones. A clock that was ahead is the oldest.
+    device and stands in for all, after real ones.
     """
     wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
     for cell in cells:
         key = canonical([asdict(choices.network(cell)), choices.image_size(cell)])
         wanted.setdefault(key, []).append(cell)
     places: dict[tuple, dict[tuple, Record]] = {}
-    for record in sorted(store.measurements(), key=lambda r: (not r.ahead, r.finished)):
+    for record in store.measurements():
         it = record.identity
         if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION:
             continue

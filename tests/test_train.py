@@ -22,8 +22,7 @@ from fredist.networks import FAMILIES, inception
 from fredist.networks.resnet import Shortcut
 from fredist.paper import MODELS
 from fredist.recipes import PROFILES, Recipe, Setting
-from fredist.results import chance
-from fredist.runs import Run, make_run
+from fredist.runs import Run, chance, make_run
 from fredist.steps import OutOfTime, RoundedProducts, Steps, make_optimizer, train_step
 from fredist.train import Diverged, _load, build, evaluate, train
 
