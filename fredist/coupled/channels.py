@@ -28,7 +28,8 @@ class Channels:
 
     `shapes` are those of every parameter and buffer, `attributes` what modules hold as integers, by
     (module, attribute, place in a list or None); `convs` stand in the order in which they run.
-    `guards` must hold for the network to run; `outputs` are the symbols of what it returns.
+    `guards` must hold for the network to run as it did; symbols `kept` stay as they are: of what it
+    returns, and of integers that are no channel counts.
     """
 
     sizes: Mapping[str, int]
@@ -38,7 +39,7 @@ class Channels:
     convs: tuple[Conv, ...]
     products: tuple[Size, ...]
     guards: tuple[str, ...]
-    outputs: frozenset[str]
+    kept: frozenset[str]
 
     def changes(self, values: Mapping[str, int]) -> dict:
         """Return the shapes and integers that differ from the original's, as values."""

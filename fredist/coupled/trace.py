@@ -48,13 +48,22 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     """
     model = on_meta(model)
     shapes = image_shape, *larger
-    return _trace(model.eval(), *shapes) or _trace(model.train(), *shapes, last=True)
+    model.eval()
+    found, unused, outputs = _trace(model, *shapes)
+    if unused:
+        with contextlib.suppress(ValueError):  # that evaluation can be traced is enough
+            model.train()
+            found, *_ = _trace(model, *shapes, outputs=outputs)
+    return found
 
 
 def _trace(
-    model: nn.Module, image_shape: tuple, *larger: tuple, last: bool = False
-) -> Channels | None:
-    """Trace in the model's present mode; None if parameters stay unused, unless it is the last."""
+    model: nn.Module, image_shape: tuple, *larger: tuple, outputs: int | None = None
+) -> tuple[Channels, bool, int]:
+    """Trace in the model's present mode; say if it leaves parameters unused, and count its outputs.
+
+    MACs are those of the first `outputs` outputs: of a training step as many as evaluation has.
+    """
     trained = dict(model.named_parameters())
     tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
     tensors = {name: t for name, t in tensors.items() if t.dim()}
@@ -82,11 +91,10 @@ def _trace(
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
     held = [node for node in nodes if node.op == "placeholder" and node.name in given]
     held = held[: len(inputs)]
-    if not last and any(
+    unused = any(
         name in trained and not node.users and name not in runner.normed
         for name, node in zip(tensors, held, strict=False)
-    ):
-        return None
+    )
     shapes = [tuple(map(_size, node.meta["val"].shape)) for node in held]
     # A symbol that is still free is the plain size of the tensor that it came from.
     pairs = (
@@ -96,26 +104,31 @@ def _trace(
     attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
     named = dict.fromkeys(trained, ()) | dict(zip(tensors, shapes, strict=False))
     guards = _guards(held[0])
-    attributes |= dict(_unread(attributes, named, sizes, guards))
+    read = {
+        place for place, node in zip(attributes, held[len(tensors) :], strict=True) if node.users
+    }
+    kept, unread = _no_channels(attributes, read, named, guards)
+    attributes |= _likely(unread, named, sizes)
     attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
-    returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
-    returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
-    outputs = {symbol for size in returned for symbol in symbols(_size(size))}
+    returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
+    returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
+    kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(_size(size))}
     maps |= _maps(runner.ran)
     convs = [
         Conv(name, _size(inputs), _size(shape[1]), name in maps)
         for name, inputs, shape in runner.ran
     ]
-    return Channels(
+    channels = Channels(
         sizes,
         named,
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(_products(_behind(nodes[-1].args[0][0]))),
+        tuple(_products(_behind(returned[:outputs]))),
         guards,
-        frozenset(outputs),
+        frozenset(kept),
     )
+    return channels, unused, len(returned)
 
 
 class _Runner:
@@ -212,22 +225,39 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
                         yield (name, attribute, place if listed else None), value
 
 
-def _unread(attributes, shapes, sizes, guards) -> Iterator[tuple]:
-    """Find what integers mean that no forward pass reads, such as a head's `in_features`.
+def _no_channels(attributes, read, shapes, guards) -> tuple[set[str], dict[tuple, Size]]:
+    """Return the symbols of integers that stay, and the integers that no forward pass reads.
+
+    An integer is a channel count if the trace has made it one with a tensor's size. One that
+    only multiplies such sizes (bins of a pool), scales values or is compared, is none.
+    """
+    equations = [guard for guard in guards if guard.startswith("Eq(") and "Mod" not in guard]
+    sums = [size for shape in (equations, *shapes.values()) for size in shape if symbols(size)]
+    terms = [(term, symbols(term)) for size in sums for term in re.split(" [+-] ", size)]
+    counts = {named[0] for term, named in terms if len(named) == 1 and "**" not in term}
+    factors = {s for _, named in terms for s in named if not counts.isdisjoint(named)} - counts
+    equated = {s for _, named in terms for s in named} - factors
+    compared = {symbol for guard in guards for symbol in symbols(guard)} | factors
+    own = {p: size for p, size in attributes.items() if symbols(size) == (size,)}
+    own = {place: size for place, size in own.items() if size not in equated}
+    kept = {size for place, size in own.items() if place in read or size in compared}
+    return kept, {place: size for place, size in own.items() if size not in kept}
+
+
+def _likely(unread, shapes, sizes) -> dict[tuple, Size]:
+    """Return what integers mean that no forward pass reads, such as a head's `in_features`.
 
     If all tensors inside the module that have a dimension of that size have it by one expression,
     it is that one; else nothing is known, and the integer stays.
     """
-    read = {
-        symbol for shape in (guards, *shapes.values()) for size in shape for symbol in symbols(size)
-    }
-    for place, size in attributes.items():
-        if symbols(size) == (size,) and size not in read:
-            inside = f"{place[0]}." if place[0] else ""
-            dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
-            same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
-            if len(same) == 1:
-                yield place, same.pop()
+    found = {}
+    for place, size in unread.items():
+        inside = f"{place[0]}." if place[0] else ""
+        dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
+        same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
+        if len(same) == 1:
+            found[place] = same.pop()
+    return found
 
 
 def on_meta(model: nn.Module) -> nn.Module:
@@ -257,13 +287,12 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     """
     environment = node.meta["val"].fake_mode.shape_env
     found = (str(environment.replace(guard.expr)) for guard in environment.guards)
-    # What is unequal only chose a way through PyTorch's own code; equal and ordered sizes count.
-    return tuple(dict.fromkeys(g for g in found if symbols(g) and not g.startswith("Ne")))
+    return tuple(dict.fromkeys(guard for guard in found if symbols(guard)))
 
 
-def _behind(node: torch.fx.Node) -> set[torch.fx.Node]:
-    """Return all nodes that a node needs: what the first output costs, without auxiliary ones."""
-    found, waiting = set(), [node]
+def _behind(outputs: list[torch.fx.Node]) -> set[torch.fx.Node]:
+    """Return all nodes that outputs need: what they cost, without auxiliary ones."""
+    found, waiting = set(), [*outputs]
     while waiting:
         if (node := waiting.pop()) not in found:
             found.add(node)
