@@ -4,7 +4,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from math import prod
+from math import ceil, floor, prod, trunc
+from operator import truediv
 
 BATCH = 2  # of the images traced: a batch of one would look like a dimension to broadcast
 _SYMBOL = re.compile(r"\b[su]\d+\b")
@@ -61,6 +62,41 @@ class Channels:
         return sum(prod(evaluate(size, values) for size in shape) for shape in shapes)
 
 
+def no_channels(attributes, read, shapes, guards) -> tuple[set[str], dict[tuple, Size]]:
+    """Return the symbols of integers that stay, and the integers that no forward pass reads.
+
+    An integer is a channel count if the trace has made it one with a tensor's size. One that
+    only multiplies such sizes (bins of a pool), scales values or is compared, is none.
+    """
+    equations = [guard for guard in guards if guard.startswith("Eq(") and "Mod" not in guard]
+    sums = [size for shape in (equations, *shapes.values()) for size in shape if symbols(size)]
+    terms = [(term, symbols(term)) for size in sums for term in re.split(" [+-] ", size)]
+    counts = {named[0] for term, named in terms if len(named) == 1 and "**" not in term}
+    factors = {s for _, named in terms for s in named if not counts.isdisjoint(named)} - counts
+    equated = {s for _, named in terms for s in named} - factors
+    compared = {symbol for guard in guards for symbol in symbols(guard)} | factors
+    own = {p: size for p, size in attributes.items() if symbols(size) == (size,)}
+    own = {place: size for place, size in own.items() if size not in equated}
+    kept = {size for place, size in own.items() if place in read or size in compared}
+    return kept, {place: size for place, size in own.items() if size not in kept}
+
+
+def likely(unread, shapes, sizes) -> dict[tuple, Size]:
+    """Return what integers mean that no forward pass reads, such as a head's `in_features`.
+
+    If all tensors inside the module that have a dimension of that size have it by one expression,
+    it is that one; else nothing is known, and the integer stays.
+    """
+    found = {}
+    for place, size in unread.items():
+        inside = f"{place[0]}." if place[0] else ""
+        dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
+        same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
+        if len(same) == 1:
+            found[place] = same.pop()
+    return found
+
+
 @cache  # a solution asks for the same few thousand again and again
 def symbols(size: Size) -> tuple[str, ...]:
     """Return the symbols of an expression, each once.
@@ -87,6 +123,9 @@ def evaluate(size: Size, values: Mapping[str, int]) -> int:
 _FUNCTIONS = {"Mod": lambda a, b: a % b, "Eq": lambda a, b: a == b, "Ne": lambda a, b: a != b}
 _FUNCTIONS |= {"FloorDiv": lambda a, b: a // b, "Max": max, "Min": min}
 _FUNCTIONS |= {"PythonMod": lambda a, b: a % b, "CleanDiv": lambda a, b: a // b}
+_FUNCTIONS |= {"IntTrueDiv": truediv, "FloatTrueDiv": truediv, "FloatPow": pow}
+_FUNCTIONS |= {"PowByNatural": pow, "ToFloat": float, "TruncToFloat": trunc, "TruncToInt": trunc}
+_FUNCTIONS |= {"FloorToInt": floor, "CeilToInt": ceil, "RoundToInt": round}
 
 
 @cache

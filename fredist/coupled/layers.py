@@ -7,6 +7,7 @@ decide others; what is left (squeeze-excitation, hidden linear layers) follows w
 
 import contextlib
 import heapq
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -272,14 +273,14 @@ def _holds(guard: str, values: Mapping[str, int]) -> bool:
 
 
 def _sides(guard: str) -> tuple[str, str] | None:
-    """Return both sides of an equation, but of none that only asks for a remainder of zero.
+    """Return both sides of an equation of integers, but of none that only asks for a remainder.
 
     Examples
     --------
     >>> _sides("Eq(s1 + s2, 2*s3)"), _sides("Eq(Mod(s1, 4), 0)")
     (('s1 + s2', '2*s3'), None)
     """
-    if "Mod" in guard or "|" in guard or "&" in guard or not guard.startswith("Eq("):
+    if not guard.startswith("Eq(") or re.search(r"Mod|[|&]|Float|TrueDiv", guard):
         return None
     depth, inside = 0, guard[3:-1]
     for i, letter in enumerate(inside):

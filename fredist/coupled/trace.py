@@ -18,9 +18,10 @@ from math import prod
 import torch
 from torch import nn
 from torch.export import Dim, export
+from torch.nn.modules.instancenorm import _InstanceNorm
 
 from . import sources
-from .channels import BATCH, Channels, Conv, Size, evaluate, symbols
+from .channels import BATCH, Channels, Conv, Size, likely, no_channels, symbols
 from .plainly import Plainly
 
 # Names of integers of a module that are no channel counts, whatever their value.
@@ -31,6 +32,9 @@ _NOT_CHANNELS = re.compile(
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
 _UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
 _UNREAD |= {"num_channels"}
+
+# Where a guard of PyTorch's own operations comes from, such as of strides.
+_INTERNAL = re.compile(r"framework_loc=<FrameSummary file [^>]*torch[/\\]_")
 
 
 def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -> Channels:
@@ -87,7 +91,7 @@ def _trace(
             f"expected a network that torch.export traces with images of {image_shape}, got "
             f"{type(error).__name__}: {words[0][:300]}"
         ) from error
-    nodes = list(program.graph.nodes)
+    nodes = list(_plain(program).graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
     held = [node for node in nodes if node.op == "placeholder" and node.name in given]
     held = held[: len(inputs)]
@@ -107,8 +111,8 @@ def _trace(
     read = {
         place for place, node in zip(attributes, held[len(tensors) :], strict=True) if node.users
     }
-    kept, unread = _no_channels(attributes, read, named, guards)
-    attributes |= _likely(unread, named, sizes)
+    kept, unread = no_channels(attributes, read, named, guards)
+    attributes |= likely(unread, named, sizes)
     attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
     returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
@@ -151,8 +155,8 @@ class _Runner:
             hook
             for name, conv in self.convs.items()
             for hook in (
-                conv.register_forward_pre_hook(partial(self._group, name)),
-                conv.register_forward_hook(partial(self._note, name)),
+                conv.register_forward_pre_hook(partial(self._group, name), with_kwargs=True),
+                conv.register_forward_hook(partial(self._note, name), with_kwargs=True),
             )
         ]
         self.ran.clear()
@@ -168,15 +172,20 @@ class _Runner:
             for module, state in before:
                 vars(module).update(state)
 
-    def _group(self, name: str, conv: nn.Module, inputs: tuple) -> None:
+    def _group(self, name: str, conv: nn.Module, inputs: tuple, named: Mapping) -> None:
         """A depthwise convolution has as many groups as channels, whatever their number."""
         if 1 < conv.groups == conv.in_channels:
             same = conv.in_channels == conv.out_channels
-            self.groups[name] = conv.weight.shape[0] if same else inputs[0].shape[1]
+            self.groups[name] = conv.weight.shape[0] if same else _channels(inputs, named)
             vars(conv)["groups"] = self.groups[name]
 
-    def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
-        self.ran.append((name, inputs[0].shape[1], maps.shape))
+    def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
+        self.ran.append((name, _channels(inputs, named), maps.shape))
+
+
+def _channels(inputs: tuple, named: Mapping) -> Size:
+    """Return the channels of what a module is given, by place or by name."""
+    return (*inputs, *named.values())[0].shape[1]
 
 
 class _Exported(nn.Module):
@@ -211,6 +220,7 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
     """Find the integers that modules hold, also in lists, whose values are channel counts."""
     for name, module in model.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules")
+        own &= not isinstance(module, _InstanceNorm)  # compares it with what it is given
         for attribute, held in vars(module).items():
             if attribute.startswith("_") or _NOT_CHANNELS.fullmatch(attribute):
                 continue
@@ -223,41 +233,6 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
                 for place, value in enumerate(values):
                     if value in channels:
                         yield (name, attribute, place if listed else None), value
-
-
-def _no_channels(attributes, read, shapes, guards) -> tuple[set[str], dict[tuple, Size]]:
-    """Return the symbols of integers that stay, and the integers that no forward pass reads.
-
-    An integer is a channel count if the trace has made it one with a tensor's size. One that
-    only multiplies such sizes (bins of a pool), scales values or is compared, is none.
-    """
-    equations = [guard for guard in guards if guard.startswith("Eq(") and "Mod" not in guard]
-    sums = [size for shape in (equations, *shapes.values()) for size in shape if symbols(size)]
-    terms = [(term, symbols(term)) for size in sums for term in re.split(" [+-] ", size)]
-    counts = {named[0] for term, named in terms if len(named) == 1 and "**" not in term}
-    factors = {s for _, named in terms for s in named if not counts.isdisjoint(named)} - counts
-    equated = {s for _, named in terms for s in named} - factors
-    compared = {symbol for guard in guards for symbol in symbols(guard)} | factors
-    own = {p: size for p, size in attributes.items() if symbols(size) == (size,)}
-    own = {place: size for place, size in own.items() if size not in equated}
-    kept = {size for place, size in own.items() if place in read or size in compared}
-    return kept, {place: size for place, size in own.items() if size not in kept}
-
-
-def _likely(unread, shapes, sizes) -> dict[tuple, Size]:
-    """Return what integers mean that no forward pass reads, such as a head's `in_features`.
-
-    If all tensors inside the module that have a dimension of that size have it by one expression,
-    it is that one; else nothing is known, and the integer stays.
-    """
-    found = {}
-    for place, size in unread.items():
-        inside = f"{place[0]}." if place[0] else ""
-        dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
-        same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
-        if len(same) == 1:
-            found[place] = same.pop()
-    return found
 
 
 def on_meta(model: nn.Module) -> nn.Module:
@@ -286,8 +261,10 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     allows. Without its guards a wrong width would still be found, by the final forward pass.
     """
     environment = node.meta["val"].fake_mode.shape_env
-    found = (str(environment.replace(guard.expr)) for guard in environment.guards)
-    return tuple(dict.fromkeys(guard for guard in found if symbols(guard)))
+    found = [(str(environment.replace(guard.expr)), guard) for guard in environment.guards]
+    # What is unequal in PyTorch's own code chose a way through that; else, one through the network.
+    found = [e for e, g in found if not (e.startswith("Ne") and _INTERNAL.search(repr(g)))]
+    return tuple(dict.fromkeys(filter(symbols, found)))
 
 
 def _behind(outputs: list[torch.fx.Node]) -> set[torch.fx.Node]:
@@ -300,17 +277,32 @@ def _behind(outputs: list[torch.fx.Node]) -> set[torch.fx.Node]:
     return found
 
 
+def _plain(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program whose contractions are matrix products, which `_products` counts."""
+    kinds = {"einsum", "tensordot", "inner"}
+    if kinds.isdisjoint(_kind(node.target) for node in program.graph.nodes):
+        return program
+    known = torch.export.default_decompositions()
+    return program.run_decompositions({op: how for op, how in known.items() if _kind(op) in kinds})
+
+
+def _kind(op) -> str:
+    return str(op).removeprefix("aten.").split(".")[0]
+
+
 def _products(nodes) -> Iterator[Size]:
     """Yield the multiply-accumulates of each convolution and matrix product, for BATCH images."""
     for node in nodes:
-        kind = str(node.target).removeprefix("aten.").split(".")[0]
+        kind = _kind(node.target)
         inputs = [a.meta["val"] for a in node.args if isinstance(a, torch.fx.Node)]
         shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
         if kind.startswith("conv_transpose"):
             yield _size(prod(shapes[0]) * prod(shapes[1][1:]))
         elif kind.startswith("conv"):
             yield _size(prod(node.meta["val"].shape) * prod(shapes[1][1:]))
-        elif kind in ("linear", "mm", "bmm", "matmul"):
+        elif kind == "bilinear":
+            yield _size(prod(node.meta["val"].shape) * prod(shapes[2][1:]))
+        elif kind in ("linear", "mm", "bmm", "matmul", "mv", "dot"):
             yield _size(prod(node.meta["val"].shape) * shapes[0][-1])
         elif kind in ("addmm", "baddbmm"):
             yield _size(prod(node.meta["val"].shape) * shapes[1][-1])
