@@ -19,6 +19,7 @@ import torch
 from torch import nn
 from torch.export import Dim, export
 from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedTensorMixin
 
 from . import sources
 from .channels import BATCH, Channels, Conv, Size, likely, no_channels, symbols
@@ -87,9 +88,12 @@ def _trace(
             )
     except Exception as error:
         words = str(error).strip().splitlines() or [""]
+        hint = "image_size= and in_chans= choose others"
+        if "device" in words[0]:
+            hint = "hold constant tensors by register_buffer, or make them with device=x.device"
         raise ValueError(
             f"expected a network that torch.export traces with images of {image_shape}, got "
-            f"{type(error).__name__}: {words[0][:300]}"
+            f"{type(error).__name__}: {words[0][:300]}; {hint}"
         ) from error
     nodes = list(_plain(program).graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
@@ -113,7 +117,7 @@ def _trace(
     }
     kept, unread = no_channels(attributes, read, named, guards)
     attributes |= likely(unread, named, sizes)
-    attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
+    attributes |= {place: _size(size) for place, size in runner.groups.items()}
     returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
     kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(_size(size))}
@@ -142,9 +146,10 @@ class _Runner:
         self.model, self.names, self.ran = model, list(tensors), []
         channels = {size for tensor in tensors.values() for size in tensor.shape if size > 3}
         self.places = dict(_places(model, channels))
-        convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-        self.convs = convs
-        self.groups = {}  # of depthwise convolutions, which follow what they read
+        modules = dict(model.named_modules())
+        self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
+        self.norms = {n: m for n, m in modules.items() if isinstance(m, nn.GroupNorm)}
+        self.groups = {}  # of depthwise convolutions and norms, which follow what they read
 
     def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor):
         tensors = dict(zip(self.names, inputs, strict=False))
@@ -152,12 +157,12 @@ class _Runner:
         integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
         before = [(module, dict(vars(module))) for module in self.model.modules()]
         hooks = [
-            hook
+            m.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
+            for name, m in (self.convs | self.norms).items()
+        ]
+        hooks += [
+            conv.register_forward_hook(partial(self._note, name), with_kwargs=True)
             for name, conv in self.convs.items()
-            for hook in (
-                conv.register_forward_pre_hook(partial(self._group, name), with_kwargs=True),
-                conv.register_forward_hook(partial(self._note, name), with_kwargs=True),
-            )
         ]
         self.ran.clear()
         set_integers(self.model, integers)
@@ -172,12 +177,14 @@ class _Runner:
             for module, state in before:
                 vars(module).update(state)
 
-    def _group(self, name: str, conv: nn.Module, inputs: tuple, named: Mapping) -> None:
-        """A depthwise convolution has as many groups as channels, whatever their number."""
-        if 1 < conv.groups == conv.in_channels:
-            same = conv.in_channels == conv.out_channels
-            self.groups[name] = conv.weight.shape[0] if same else _channels(inputs, named)
-            vars(conv)["groups"] = self.groups[name]
+    def _group(self, name: str, module: nn.Module, inputs: tuple, named: Mapping) -> None:
+        """A depthwise convolution, or a norm of each channel, has as many groups as channels."""
+        norm = name in self.norms
+        groups, channels = ("num_groups", "num_channels") if norm else ("groups", "in_channels")
+        if 1 < getattr(module, groups) == getattr(module, channels):
+            same = not norm and module.in_channels == module.out_channels
+            size = module.weight.shape[0] if same else _channels(inputs, named)
+            vars(module)[groups] = self.groups[name, groups, None] = size
 
     def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
         self.ran.append((name, _channels(inputs, named), maps.shape))
@@ -239,14 +246,26 @@ def on_meta(model: nn.Module) -> nn.Module:
     """Return a copy of a model on the meta device, without copying its tensors first."""
     memo = {}
     for t in (*model.parameters(), *model.buffers()):
+        if isinstance(t, UninitializedTensorMixin):
+            raise ValueError(
+                "expected tensors with sizes, got lazy modules without: run the network once first"
+            )
         twin = torch.empty_like(t, device="meta")
         memo[id(t)] = nn.Parameter(twin, t.requires_grad) if isinstance(t, nn.Parameter) else twin
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except RuntimeError as error:  # a tensor that was computed
+        raise ValueError(
+            "expected modules that can be copied, got one that holds a computed tensor, such as an "
+            "activation or what torch.nn.utils.weight_norm makes (use parametrizations.weight_norm)"
+            f": {str(error)[:60]}"
+        ) from error
 
 
 def _dynamic(tensor: torch.Tensor) -> dict | None:
     """Let export find which dimensions are channels; a kernel's height and width never are."""
-    dims = range(2 if tensor.dim() > 3 else tensor.dim())
+    kernel = tensor.dim() > 3 and tensor.numel() not in tensor.shape
+    dims = range(2 if kernel else tensor.dim())
     return {dim: Dim.AUTO for dim in dims if tensor.shape[dim] > 1} or None
 
 
