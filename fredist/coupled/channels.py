@@ -67,6 +67,12 @@ def no_channels(attributes, read, shapes, guards) -> tuple[set[str], dict[tuple,
 
     An integer is a channel count if the trace has made it one with a tensor's size. One that
     only multiplies such sizes (bins of a pool), scales values or is compared, is none.
+
+    Examples
+    --------
+    >>> places = {("head", "bins", None): "s1", ("head", "inputs", None): "s2"}
+    >>> no_channels(places, set(), {"conv.weight": ("s0", 3), "head.weight": (9, "s0*s1**2")}, ())
+    ({'s1'}, {('head', 'inputs', None): 's2'})
     """
     equations = [guard for guard in guards if guard.startswith("Eq(") and "Mod" not in guard]
     sums = [size for shape in (equations, *shapes.values()) for size in shape if symbols(size)]
@@ -117,7 +123,10 @@ def evaluate(size: Size, values: Mapping[str, int]) -> int:
     >>> evaluate("2*s1 + s3//2", {"s1": 8, "s3": 5})
     18
     """
-    return size if isinstance(size, int) else eval(_compiled(size), _FUNCTIONS, values)
+    try:
+        return size if isinstance(size, int) else eval(_compiled(size), _FUNCTIONS, values)
+    except NameError as error:  # a function of PyTorch's, or a number known when it runs
+        raise ValueError(f"expected sizes that filters decide, got {size}: {error}") from None
 
 
 _FUNCTIONS = {"Mod": lambda a, b: a % b, "Eq": lambda a, b: a == b, "Ne": lambda a, b: a != b}

@@ -42,9 +42,9 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     """Return the channels of a network that takes images of (channels, height, width).
 
     Runs on the meta device: no memory, no arithmetic. Where parameters are used in training alone,
-    such as those of auxiliary classifiers, a training step is traced. The network stays as it is.
-    A convolution makes maps if it does for images of any shape given: those of a network's last
-    stage may be one pixel for small images, as a squeeze-excitation's are for all.
+    such as those of auxiliary classifiers, a training step is traced if it can be. The network
+    stays as it is. A convolution makes maps if it does for images of any shape given: those of a
+    network's last stage may be one pixel for small images, as a squeeze-excitation's are for all.
 
     Raises
     ------
