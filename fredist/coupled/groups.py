@@ -35,12 +35,12 @@ class Group:
             return Fraction(sum(layer.filters for layer in self.layers), len(self.layers))
         return self.layers[0].filters
 
-    def share(self, filters: int) -> dict[str, int]:
-        """Return each layer's filters, by name, for the group's."""
+    def share(self, filters: int, round_to: int | None = None) -> dict[str, int]:
+        """Return each layer's filters, by name, for the group's; multiples where those are."""
         if self.how == "equal":
             return {layer.name: filters for layer in self.layers}
         ratio = Fraction(filters, self.layers[0].filters)
-        shares = round_filters([layer.filters * ratio for layer in self.layers])
+        shares = round_filters([la.filters * ratio for la in self.layers], round_to=round_to)
         return {layer.name: share for layer, share in zip(self.layers, shares, strict=True)}
 
 

@@ -7,10 +7,11 @@ decide others; what is left (squeeze-excitation, hidden linear layers) follows w
 
 import contextlib
 import heapq
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from itertools import islice
+from itertools import chain, islice
 from math import floor
 
 from ..templates import round_filters
@@ -103,7 +104,7 @@ def find_layers(channels: Channels) -> Layers:
         owned = max((owners[symbol] for symbol in symbols(conv.filters)), default=-1)
         if owned >= 0:
             layer = found[owned]
-            found[owned] = replace(layer, convs=(*layer.convs, conv.name))
+            found[owned] = replace(layer, convs=tuple(dict.fromkeys((*layer.convs, conv.name))))
         elif symbols(conv.filters):
             frozen[conv.name] = "makes what the network returns"
         else:
@@ -125,11 +126,16 @@ class _Solver:
 
     def __init__(self, channels: Channels):
         self.channels, self.original = channels, channels.sizes
-        self.values = {symbol: channels.sizes[symbol] for symbol in channels.outputs}
+        self.values = {symbol: channels.sizes[symbol] for symbol in channels.kept}
         self.guards = _by_symbol({guard: symbols(guard) for guard in channels.guards})
         sides = filter(None, map(_sides, channels.guards))
         self.equations = {pair: (*symbols(pair[0]), *symbols(pair[1])) for pair in sides}
         self.equations_of = _by_symbol(self.equations)
+        of_layers = (symbols(conv.filters) for conv in channels.convs if conv.spatial)
+        self.of_layers = set(chain.from_iterable(of_layers))
+        shapes = {s: [*map(symbols, s)] for s in dict.fromkeys(channels.shapes.values()) if s}
+        self.made_by = _by_symbol({shape: named[0] for shape, named in shapes.items()})
+        self.read_by = _by_symbol({shape: sum(named[1:], ()) for shape, named in shapes.items()})
         self._propagate({*self.equations})
 
     def unknown(self, size: Size) -> list[str]:
@@ -149,10 +155,12 @@ class _Solver:
         known = [symbol for guard in self._guards_of(free) for symbol in symbols(guard)]
         raise _Unsolvable(name, wished, [symbol for symbol in known if symbol in self.values])
 
-    def follow(self, name: str, size: Size, beside: Iterable[Size] = ()) -> None:
+    def follow(self, name: str, size: Size, asked: Iterable[str] = ()) -> None:
         """Decide an expression's unknown symbols in the proportion of what is known already.
 
-        That is the rest of the expression, sizes beside it, or what must divide or exceed them.
+        That is the rest of the expression, what the tensors that make them read (which follows
+        first, unless a layer will decide it), what tensors make of them, or what must divide or
+        exceed them. `asked` for already are symbols that wait for these.
         """
         if not (free := self.unknown(size)):
             return
@@ -160,23 +168,32 @@ class _Solver:
         # Of several the one that had the same size: most likely it is the same number.
         guards.sort(key=lambda symbol: self.original[symbol] not in map(self.original.get, free))
         rest = [symbol for symbol in symbols(size) if symbol not in free]
-        for host in (*rest, *beside, *guards):
+        for host in chain(rest, self._beside(name, free, {*self.of_layers, *asked, *free}), guards):
             if symbols(host) and not self.unknown(host):
                 ratio = Fraction(evaluate(host, self.values), evaluate(host, self.original))
                 break
         else:
             ratio = Fraction(1)
+        if not (free := self.unknown(size)):  # what had to follow first has decided them, too
+            return
         before = _part(size, free, self.original)
         wished = floor(before * ratio + Fraction(1, 2))
         self.decide(name, size, max(1, wished) if before > 0 else wished)
 
+    def _beside(self, name: str, free: Sequence[str], asked: set[str]) -> Iterator[Size]:
+        """Yield other sizes of tensors with free symbols: first of those that make them."""
+        for symbol in free:
+            for _, *others in self.made_by.get(symbol, ()):
+                for other in others:
+                    if asked.isdisjoint(symbols(other)):
+                        self.follow(name, other, asked)
+                yield from others
+        for symbol in free:
+            for first, *_ in self.read_by.get(symbol, ()):
+                yield first
+
     def finish(self) -> dict[str, int]:
         """Decide what no layer does; return all values, once all that must hold does."""
-        for name, shape in self.channels.shapes.items():
-            for size in shape:
-                known = [s for s in (*shape[1:], *shape[:1]) if symbols(s) and not self.unknown(s)]
-                if known:
-                    self.follow(name, size, known)
         for symbol in self.original:
             self.follow(symbol, symbol)
         for guard in self.channels.guards:
@@ -251,19 +268,19 @@ def _part(size: Size, free: Sequence[str], values: Mapping[str, int]) -> int:
 def _holds(guard: str, values: Mapping[str, int]) -> bool:
     try:
         return bool(evaluate(guard, values))
-    except ZeroDivisionError:
+    except ArithmeticError:
         return False
 
 
 def _sides(guard: str) -> tuple[str, str] | None:
-    """Return both sides of an equation, but of none that only asks for a remainder of zero.
+    """Return both sides of an equation of integers, but of none that only asks for a remainder.
 
     Examples
     --------
     >>> _sides("Eq(s1 + s2, 2*s3)"), _sides("Eq(Mod(s1, 4), 0)")
     (('s1 + s2', '2*s3'), None)
     """
-    if "Mod" in guard or "|" in guard or "&" in guard or not guard.startswith("Eq("):
+    if not guard.startswith("Eq(") or re.search(r"Mod|[|&]|Float|TrueDiv", guard):
         return None
     depth, inside = 0, guard[3:-1]
     for i, letter in enumerate(inside):

@@ -5,20 +5,20 @@ import re
 from math import prod
 
 import torch
-from torch.nn.functional import batch_norm
+from torch.nn.functional import batch_norm, group_norm
 from torch.overrides import TorchFunctionMode
 
 _RESHAPES = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
 _BY_SYMBOLS = re.compile(r"//[^)]*[su]\d")
-# What a batch norm is given that has the channels' size.
+# What a norm is given that has the channels' size.
 _OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
 class Plainly(TorchFunctionMode):
-    """Batch norms and reshapes as what export follows at the least cost.
+    """Norms and reshapes as what export follows at the least cost.
 
-    Batch norms are nothing but their checks of sizes, and `normed` what they were given: half of a
-    trace's time would be theirs.
+    Batch and group norms are nothing but their checks of sizes, and `normed` what they were given:
+    half of a trace's time would be theirs.
     An open dimension of a reshape (-1) that stays a quotient by symbols, as of the windows of a
     HaloNet, is the number that it was: else all that is computed from it drags the quotient along.
     """
@@ -28,8 +28,8 @@ class Plainly(TorchFunctionMode):
         self.normed = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func is batch_norm:
-            maps, *others = _norm(*args, **(kwargs or {}))
+        if func in (batch_norm, group_norm):
+            maps, *others = _norm(func, *args, **(kwargs or {}))
             self.normed += others
             return maps
         if func in _RESHAPES and not kwargs:
@@ -37,12 +37,13 @@ class Plainly(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _norm(*args, **kwargs) -> list[torch.Tensor]:
-    """Return a batch norm's tensors, its input first, once their sizes are one."""
-    asked = inspect.signature(batch_norm).bind(*args, **kwargs).arguments
+def _norm(func, *args, **kwargs) -> list[torch.Tensor]:
+    """Return a norm's tensors, its input first, once their sizes are one."""
+    asked = inspect.signature(func).bind(*args, **kwargs).arguments
     found = [asked[name] for name in _OF_CHANNELS if asked.get(name) is not None]
     for tensor in found[1:]:
         torch._check(tensor.shape[0] == found[0].shape[1])
+    torch._check(found[0].shape[1] % asked.get("num_groups", 1) == 0)
     return found
 
 

@@ -1,7 +1,7 @@
 """From a network and a template to a redistribution: by tracing it, or by the paper's own lists."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,6 +10,7 @@ from torch import nn
 from .. import templates
 from ..checks import check_integer
 from ..networks import FAMILIES, make_network
+from ..networks.network import DEFAULTS
 from . import sources
 from .channels import evaluate
 from .groups import Group, make_groups
@@ -44,9 +45,12 @@ class Traced:
         units = make_groups(layers, tie, groups, fixed)
         if filters is None:
             filters = _solved(units, template, width, vertex, rounding)
+        else:
+            asked = {"template": template, "width": width, "vertex": vertex, **rounding}
+            _refuse(what for what, value in asked.items() if value != DEFAULTS[what])
         wished = {}
         for unit, size in zip(units, templates.check_filters(filters, len(units)), strict=True):
-            wished |= unit.share(size)
+            wished |= unit.share(size, rounding.get("round_to"))
         notes = {layer.name: unit.note for unit in units for layer in unit.layers}
         values = self.found.solve([wished[layer.name] for layer in layers])
         rows = []
@@ -140,7 +144,12 @@ def _study(source: str, image_size: int | None, text: str) -> Traced:
     library, name = source.split("/")
     options = as_tuples(json.loads(text))
     size = sources.own_size(library, name) if image_size is None else image_size
-    built = sources.create_bare(library, name, **options)
+    try:
+        built = sources.create_bare(library, name, **options)
+    except TypeError as error:
+        raise TypeError(
+            f"expected options that {source} takes, got {', '.join(options) or 'none'}: {error}"
+        ) from error
     return _traced(source, options, built, size, options.get("in_chans", 3))
 
 
@@ -149,16 +158,28 @@ def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chan
     larger = [own] if max(own[1:]) > max(shape[1:]) else []
     layers = find_layers(trace(model, shape, *larger))
     if not layers.layers:
+        frozen = list(layers.frozen.items())[:3]
+        reasons = ", ".join(f"{name} {reason}" for name, reason in frozen)
         raise ValueError(
             "expected a network with convolutions whose number of filters may change, got "
-            f"{source or type(model).__name__} with none"
+            f"{source or type(model).__name__} with none: {reasons or 'no maps are made'}"
         )
     return Traced(source, options, shape, layers)
+
+
+def _refuse(given: Iterable[str]) -> None:
+    """Raise an error if anything else than filters is given beside them, as `make_network` does."""
+    if given := list(given):
+        raise ValueError(
+            "expected either filters or a template and width, got filters and "
+            f"{', '.join(given)}; redistribute a list of your own first: "
+            "filters=apply_template(filters, template, width)"
+        )
 
 
 def _solved(units: list[Group], template, width, vertex, rounding) -> list[int]:
     """Solve for the groups that templates change; round with those that are fixed in one call."""
     seen = [unit.filters for unit in units if unit.how != "fixed"]
-    values = iter(templates.solve(seen, template, vertex=vertex))
+    values = iter(templates.solve(seen, template, vertex=vertex) if seen else ())
     new = [unit.filters if unit.how == "fixed" else next(values) for unit in units]
     return templates.round_filters(new, width, **rounding)

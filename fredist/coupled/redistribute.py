@@ -71,8 +71,11 @@ def redistribute(
     """
     budgets = {"params": params, "macs": macs, "memory": memory, "latency": latency}
     given = {what: number for what, number in budgets.items() if number is not None}
-    if len(given) + (like is not None) + (width is not None) > 1:
-        said = [*given, *(["like"] * (like is not None)), *(["width"] * (width is not None))]
+    said = [*given, *(["like"] * (like is not None))]
+    if said and options.get("filters") is not None:
+        raise ValueError(f"expected either filters or a budget, got filters and {said[0]}")
+    said += ["width"] * (width is not None)
+    if len(said) > 1:
         raise ValueError(f"expected one of width, like and a budget, got {', '.join(said)}")
     for what, most in given.items():
         check_number(what, most, above=True)

@@ -18,9 +18,11 @@ from math import prod
 import torch
 from torch import nn
 from torch.export import Dim, export
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.parameter import UninitializedTensorMixin
 
 from . import sources
-from .channels import BATCH, Channels, Conv, Size, evaluate, symbols
+from .channels import BATCH, Channels, Conv, Size, likely, no_channels, symbols
 from .plainly import Plainly
 
 # Names of integers of a module that are no channel counts, whatever their value.
@@ -32,14 +34,17 @@ _NOT_CHANNELS = re.compile(
 _UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
 _UNREAD |= {"num_channels"}
 
+# Where a guard of PyTorch's own operations comes from, such as of strides.
+_INTERNAL = re.compile(r"framework_loc=<FrameSummary file [^>]*torch[/\\]_")
+
 
 def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -> Channels:
     """Return the channels of a network that takes images of (channels, height, width).
 
     Runs on the meta device: no memory, no arithmetic. Where parameters are used in training alone,
-    such as those of auxiliary classifiers, a training step is traced. The network stays as it is.
-    A convolution makes maps if it does for images of any shape given: those of a network's last
-    stage may be one pixel for small images, as a squeeze-excitation's are for all.
+    such as those of auxiliary classifiers, a training step is traced if it can be. The network
+    stays as it is. A convolution makes maps if it does for images of any shape given: those of a
+    network's last stage may be one pixel for small images, as a squeeze-excitation's are for all.
 
     Raises
     ------
@@ -48,13 +53,22 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     """
     model = on_meta(model)
     shapes = image_shape, *larger
-    return _trace(model.eval(), *shapes) or _trace(model.train(), *shapes, last=True)
+    model.eval()
+    found, unused, outputs = _trace(model, *shapes)
+    if unused:
+        with contextlib.suppress(ValueError):  # that evaluation can be traced is enough
+            model.train()
+            found, *_ = _trace(model, *shapes, outputs=outputs)
+    return found
 
 
 def _trace(
-    model: nn.Module, image_shape: tuple, *larger: tuple, last: bool = False
-) -> Channels | None:
-    """Trace in the model's present mode; None if parameters stay unused, unless it is the last."""
+    model: nn.Module, image_shape: tuple, *larger: tuple, outputs: int | None = None
+) -> tuple[Channels, bool, int]:
+    """Trace in the model's present mode; say if it leaves parameters unused, and count its outputs.
+
+    MACs are those of the first `outputs` outputs: of a training step as many as evaluation has.
+    """
     trained = dict(model.named_parameters())
     tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
     tensors = {name: t for name, t in tensors.items() if t.dim()}
@@ -74,19 +88,21 @@ def _trace(
             )
     except Exception as error:
         words = str(error).strip().splitlines() or [""]
+        hint = "image_size= and in_chans= choose others"
+        if "device" in words[0]:
+            hint = "hold constant tensors by register_buffer, or make them with device=x.device"
         raise ValueError(
             f"expected a network that torch.export traces with images of {image_shape}, got "
-            f"{type(error).__name__}: {words[0][:300]}"
+            f"{type(error).__name__}: {words[0][:300]}; {hint}"
         ) from error
-    nodes = list(program.graph.nodes)
+    nodes = list(_plain(program).graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
     held = [node for node in nodes if node.op == "placeholder" and node.name in given]
     held = held[: len(inputs)]
-    if not last and any(
+    unused = any(
         name in trained and not node.users and name not in runner.normed
         for name, node in zip(tensors, held, strict=False)
-    ):
-        return None
+    )
     shapes = [tuple(map(_size, node.meta["val"].shape)) for node in held]
     # A symbol that is still free is the plain size of the tensor that it came from.
     pairs = (
@@ -96,26 +112,31 @@ def _trace(
     attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
     named = dict.fromkeys(trained, ()) | dict(zip(tensors, shapes, strict=False))
     guards = _guards(held[0])
-    attributes |= dict(_unread(attributes, named, sizes, guards))
-    attributes |= {(m, "groups", None): _size(size) for m, size in runner.groups.items()}
-    returned = [a.meta["val"] for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
-    returned = [size for t in returned if isinstance(t, torch.Tensor) for size in t.shape]
-    outputs = {symbol for size in returned for symbol in symbols(_size(size))}
+    read = {
+        place for place, node in zip(attributes, held[len(tensors) :], strict=True) if node.users
+    }
+    kept, unread = no_channels(attributes, read, named, guards)
+    attributes |= likely(unread, named, sizes)
+    attributes |= {place: _size(size) for place, size in runner.groups.items()}
+    returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
+    returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
+    kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(_size(size))}
     maps |= _maps(runner.ran)
     convs = [
         Conv(name, _size(inputs), _size(shape[1]), name in maps)
         for name, inputs, shape in runner.ran
     ]
-    return Channels(
+    channels = Channels(
         sizes,
         named,
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(_products(_behind(nodes[-1].args[0][0]))),
+        tuple(_products(_behind(returned[:outputs]))),
         guards,
-        frozenset(outputs),
+        frozenset(kept),
     )
+    return channels, unused, len(returned)
 
 
 class _Runner:
@@ -125,9 +146,10 @@ class _Runner:
         self.model, self.names, self.ran = model, list(tensors), []
         channels = {size for tensor in tensors.values() for size in tensor.shape if size > 3}
         self.places = dict(_places(model, channels))
-        convs = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.conv._ConvNd)}
-        self.convs = convs
-        self.groups = {}  # of depthwise convolutions, which follow what they read
+        modules = dict(model.named_modules())
+        self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
+        self.norms = {n: m for n, m in modules.items() if isinstance(m, nn.GroupNorm)}
+        self.groups = {}  # of depthwise convolutions and norms, which follow what they read
 
     def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor):
         tensors = dict(zip(self.names, inputs, strict=False))
@@ -135,12 +157,12 @@ class _Runner:
         integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
         before = [(module, dict(vars(module))) for module in self.model.modules()]
         hooks = [
-            hook
+            m.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
+            for name, m in (self.convs | self.norms).items()
+        ]
+        hooks += [
+            conv.register_forward_hook(partial(self._note, name), with_kwargs=True)
             for name, conv in self.convs.items()
-            for hook in (
-                conv.register_forward_pre_hook(partial(self._group, name)),
-                conv.register_forward_hook(partial(self._note, name)),
-            )
         ]
         self.ran.clear()
         set_integers(self.model, integers)
@@ -155,15 +177,22 @@ class _Runner:
             for module, state in before:
                 vars(module).update(state)
 
-    def _group(self, name: str, conv: nn.Module, inputs: tuple) -> None:
-        """A depthwise convolution has as many groups as channels, whatever their number."""
-        if 1 < conv.groups == conv.in_channels:
-            same = conv.in_channels == conv.out_channels
-            self.groups[name] = conv.weight.shape[0] if same else inputs[0].shape[1]
-            vars(conv)["groups"] = self.groups[name]
+    def _group(self, name: str, module: nn.Module, inputs: tuple, named: Mapping) -> None:
+        """A depthwise convolution, or a norm of each channel, has as many groups as channels."""
+        norm = name in self.norms
+        groups, channels = ("num_groups", "num_channels") if norm else ("groups", "in_channels")
+        if 1 < getattr(module, groups) == getattr(module, channels):
+            same = not norm and module.in_channels == module.out_channels
+            size = module.weight.shape[0] if same else _channels(inputs, named)
+            vars(module)[groups] = self.groups[name, groups, None] = size
 
-    def _note(self, name: str, _, inputs: tuple, maps: torch.Tensor) -> None:
-        self.ran.append((name, inputs[0].shape[1], maps.shape))
+    def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
+        self.ran.append((name, _channels(inputs, named), maps.shape))
+
+
+def _channels(inputs: tuple, named: Mapping) -> Size:
+    """Return the channels of what a module is given, by place or by name."""
+    return (*inputs, *named.values())[0].shape[1]
 
 
 class _Exported(nn.Module):
@@ -198,6 +227,7 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
     """Find the integers that modules hold, also in lists, whose values are channel counts."""
     for name, module in model.named_modules():
         own = type(module).__module__.startswith("torch.nn.modules")
+        own &= not isinstance(module, _InstanceNorm)  # compares it with what it is given
         for attribute, held in vars(module).items():
             if attribute.startswith("_") or _NOT_CHANNELS.fullmatch(attribute):
                 continue
@@ -212,36 +242,30 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
                         yield (name, attribute, place if listed else None), value
 
 
-def _unread(attributes, shapes, sizes, guards) -> Iterator[tuple]:
-    """Find what integers mean that no forward pass reads, such as a head's `in_features`.
-
-    If all tensors inside the module that have a dimension of that size have it by one expression,
-    it is that one; else nothing is known, and the integer stays.
-    """
-    read = {
-        symbol for shape in (guards, *shapes.values()) for size in shape for symbol in symbols(size)
-    }
-    for place, size in attributes.items():
-        if symbols(size) == (size,) and size not in read:
-            inside = f"{place[0]}." if place[0] else ""
-            dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
-            same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
-            if len(same) == 1:
-                yield place, same.pop()
-
-
 def on_meta(model: nn.Module) -> nn.Module:
     """Return a copy of a model on the meta device, without copying its tensors first."""
     memo = {}
     for t in (*model.parameters(), *model.buffers()):
+        if isinstance(t, UninitializedTensorMixin):
+            raise ValueError(
+                "expected tensors with sizes, got lazy modules without: run the network once first"
+            )
         twin = torch.empty_like(t, device="meta")
         memo[id(t)] = nn.Parameter(twin, t.requires_grad) if isinstance(t, nn.Parameter) else twin
-    return copy.deepcopy(model, memo)
+    try:
+        return copy.deepcopy(model, memo)
+    except RuntimeError as error:  # a tensor that was computed
+        raise ValueError(
+            "expected modules that can be copied, got one that holds a computed tensor, such as an "
+            "activation or what torch.nn.utils.weight_norm makes (use parametrizations.weight_norm)"
+            f": {str(error)[:60]}"
+        ) from error
 
 
 def _dynamic(tensor: torch.Tensor) -> dict | None:
     """Let export find which dimensions are channels; a kernel's height and width never are."""
-    dims = range(2 if tensor.dim() > 3 else tensor.dim())
+    kernel = tensor.dim() > 3 and tensor.numel() not in tensor.shape
+    dims = range(2 if kernel else tensor.dim())
     return {dim: Dim.AUTO for dim in dims if tensor.shape[dim] > 1} or None
 
 
@@ -256,14 +280,15 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     allows. Without its guards a wrong width would still be found, by the final forward pass.
     """
     environment = node.meta["val"].fake_mode.shape_env
-    found = (str(environment.replace(guard.expr)) for guard in environment.guards)
-    # What is unequal only chose a way through PyTorch's own code; equal and ordered sizes count.
-    return tuple(dict.fromkeys(g for g in found if symbols(g) and not g.startswith("Ne")))
+    found = [(str(environment.replace(guard.expr)), guard) for guard in environment.guards]
+    # What is unequal in PyTorch's own code chose a way through that; else, one through the network.
+    found = [e for e, g in found if not (e.startswith("Ne") and _INTERNAL.search(repr(g)))]
+    return tuple(dict.fromkeys(filter(symbols, found)))
 
 
-def _behind(node: torch.fx.Node) -> set[torch.fx.Node]:
-    """Return all nodes that a node needs: what the first output costs, without auxiliary ones."""
-    found, waiting = set(), [node]
+def _behind(outputs: list[torch.fx.Node]) -> set[torch.fx.Node]:
+    """Return all nodes that outputs need: what they cost, without auxiliary ones."""
+    found, waiting = set(), [*outputs]
     while waiting:
         if (node := waiting.pop()) not in found:
             found.add(node)
@@ -271,17 +296,32 @@ def _behind(node: torch.fx.Node) -> set[torch.fx.Node]:
     return found
 
 
+def _plain(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
+    """Return a program whose contractions are matrix products, which `_products` counts."""
+    kinds = {"einsum", "tensordot", "inner"}
+    if kinds.isdisjoint(_kind(node.target) for node in program.graph.nodes):
+        return program
+    known = torch.export.default_decompositions()
+    return program.run_decompositions({op: how for op, how in known.items() if _kind(op) in kinds})
+
+
+def _kind(op) -> str:
+    return str(op).removeprefix("aten.").split(".")[0]
+
+
 def _products(nodes) -> Iterator[Size]:
     """Yield the multiply-accumulates of each convolution and matrix product, for BATCH images."""
     for node in nodes:
-        kind = str(node.target).removeprefix("aten.").split(".")[0]
+        kind = _kind(node.target)
         inputs = [a.meta["val"] for a in node.args if isinstance(a, torch.fx.Node)]
         shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
         if kind.startswith("conv_transpose"):
             yield _size(prod(shapes[0]) * prod(shapes[1][1:]))
         elif kind.startswith("conv"):
             yield _size(prod(node.meta["val"].shape) * prod(shapes[1][1:]))
-        elif kind in ("linear", "mm", "bmm", "matmul"):
+        elif kind == "bilinear":
+            yield _size(prod(node.meta["val"].shape) * prod(shapes[2][1:]))
+        elif kind in ("linear", "mm", "bmm", "matmul", "mv", "dot"):
             yield _size(prod(node.meta["val"].shape) * shapes[0][-1])
         elif kind in ("addmm", "baddbmm"):
             yield _size(prod(node.meta["val"].shape) * shapes[1][-1])

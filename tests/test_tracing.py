@@ -1,0 +1,248 @@
+"""What a trace sees of any forward pass: branches, integers, costs, widths, and what it refuses."""
+
+import math
+import operator
+from functools import partial
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
+
+from fredist import apply_template, redistribute
+
+quietly = partial(redistribute, quiet=True, image_size=16)
+
+
+class Net(nn.Module):
+    """A network whose forward pass is a function of itself and the images, with what it holds."""
+
+    def __init__(self, run, **held):
+        super().__init__()
+        self.run = run
+        for name, value in held.items():
+            setattr(self, name, value)
+
+    def forward(self, images):
+        return self.run(self, images)
+
+
+def conv(inputs, filters, size=3, **options):
+    return nn.Conv2d(inputs, filters, size, padding=size // 2, **options)
+
+
+def head(inputs):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(inputs, 10))
+
+
+def flops(model):
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.rand(1, 3, 16, 16))
+    return counter.get_total_flops() // 2
+
+
+class Block(nn.Module):
+    """A residual block that decides by sizes whether it is one, and remembers what it did."""
+
+    def __init__(self, inputs, filters, by):
+        super().__init__()
+        self.inputs, self.filters, self.by = inputs, filters, by
+        self.conv = conv(inputs, filters)
+
+    def forward(self, x):
+        y = self.conv(x)
+        same = {
+            "integers": lambda: self.inputs == self.filters,
+            "shapes": lambda: x.shape == y.shape,
+            "channels": lambda: not operator.ne(x.shape[1], y.shape[1]),
+            "remainder": lambda: x.shape[1] % 16 == 0,
+        }
+        self.added = bool(same[self.by]())
+        return x + y if self.added and x.shape == y.shape else y
+
+
+@pytest.mark.parametrize("by", ["integers", "shapes", "channels", "remainder"])
+def test_the_way_through_a_network_stays_the_one_it_took(by):
+    """Though under uniform every layer has as many filters: 19, and 32 at that width."""
+    net = nn.Sequential(conv(3, 8), Block(8, 16, by), Block(16, 32, by), head(32))
+    net(torch.rand(1, 3, 16, 16))
+    model = quietly(net, "uniform", 12 / 7 if by == "remainder" else 1.0)
+    assert [block.added for block in model[1:3]] == [block.added for block in net[1:3]]
+    assert {row.after for row in model.redistribution.rows} <= {19, 20, 31, 32, 33}
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        lambda net, x: F.interpolate(x, size=(net.size, net.size)),
+        lambda net, x: F.adaptive_avg_pool2d(x, net.size),
+        lambda net, x: x * net.size,
+    ],
+)
+def test_an_integer_that_is_no_tensors_channels_stays(use):
+    net = Net(lambda net, x: net.head(use(net, net.conv(x))), size=16, conv=conv(3, 16))
+    net.head = nn.Sequential(conv(16, 24), head(24))
+    for inside in (head(16), net.head):
+        net.head = inside
+        model = quietly(net, "base", 0.5)
+        assert (model.size, model.conv.out_channels) == (16, 8)
+
+
+def test_an_integer_that_only_multiplies_channels_stays():
+    """The bins of a pool, and how much a shuffle enlarges: equal to counts of other channels."""
+    net = Net(
+        lambda net, x: net.last(
+            F.adaptive_avg_pool2d(net.up(net.b(net.a(x))), net.bins).flatten(1)
+        ),
+        **{"bins": 8, "a": conv(3, 8), "b": conv(8, 64), "up": nn.PixelShuffle(4)},
+        last=nn.Linear(4 * 64, 10),
+    )
+    model = quietly(net, "base", 2.0)
+    assert (model.bins, model.up.upscale_factor, model.last.in_features) == (8, 4, 8 * 64)
+
+
+def test_macs_are_those_of_all_outputs_and_contractions():
+    def run(net, x):
+        maps = net.a(x)
+        x = torch.einsum("nchw,oc->nohw", maps, net.w).mean((2, 3))
+        x = torch.inner(torch.tensordot(x, net.w, dims=1), net.w)
+        return {"aux": None, "count": 3, "maps": net.b(maps), "first": net.h(x), "last": net.h(x)}
+
+    net = Net(run, a=conv(3, 16), b=conv(16, 8), w=nn.Parameter(torch.rand(32, 16)))
+    net.h = nn.Linear(32, 10)
+    model = quietly(net, "base", 2.0)
+    assert model.redistribution.macs == (flops(net), flops(model))
+    squares = Net(lambda net, x: net.h(*[net.a(x).mean((2, 3))] * 2), a=conv(3, 16))
+    squares.h = nn.Bilinear(16, 16, 10)  # which PyTorch's counter leaves out
+    assert quietly(squares).redistribution.macs[0] == flops(squares) + 16 * 16 * 10
+    # A training trace, for a parameter that evaluation leaves unused, has evaluation's outputs.
+    net.auxiliary = nn.Linear(16, 500)
+    net.run = lambda net, x: (
+        *run(net, x).values(),
+        *([net.auxiliary(net.w)] if net.training else []),
+    )
+    assert quietly(net).redistribution.macs[0] == flops(net)
+
+
+class Raw(nn.Module):
+    """A convolution that is no module of PyTorch's."""
+
+    def __init__(self, inputs, filters):
+        super().__init__()
+        self.weight = nn.Parameter(torch.rand(filters, inputs, 3, 3))
+
+    def forward(self, x):
+        return F.conv2d(x, self.weight, padding=1)
+
+
+def test_widths_between_layers_keep_their_proportion_to_what_they_read():
+    """Also those that a convolution reads next: before, these kept their numbers."""
+
+    def mixed(net, x):
+        x = net.a(x)
+        x = x * net.excite(net.squeeze(x.mean((2, 3), keepdim=True)))
+        y = net.depthwise(net.fc1(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        x = net.raw(x + net.fc2(y.permute(0, 2, 3, 1)).permute(0, 3, 1, 2))
+        return net.head(
+            net.b(net.second(net.first(x.mean((2, 3))))[:, :, None, None].expand(-1, -1, 4, 4))
+        )
+
+    held = {"b": conv(24, 12), "second": nn.Linear(40, 24), "first": nn.Linear(64, 40)}
+    held |= {"a": conv(3, 16), "squeeze": conv(16, 4, 1), "excite": conv(4, 16, 1)}
+    held |= {"fc1": nn.Linear(16, 48), "fc2": nn.Linear(48, 16), "raw": Raw(16, 64)}
+    net = Net(mixed, depthwise=conv(48, 48, groups=48), head=head(12), **held)
+    halved = quietly(net, "base", 0.5, in_chans=3)
+    assert [row.layer for row in halved.redistribution.rows] == ["a", "b"]
+    for name, weight in net.named_parameters():
+        shape = [n if n in (1, 3, 10) else n // 2 for n in weight.shape]
+        assert list(halved.get_parameter(name).shape) == shape, name
+
+
+@pytest.mark.parametrize(
+    ("run", "inputs"),
+    [
+        (lambda net, x: x[:, : math.ceil(x.shape[1] / 2)], 8),
+        (lambda net, x: x[:, : int(x.shape[1] * 0.5)], 8),
+        (lambda net, x: x if x.shape[1] / net.a.weight.shape[2] > 1.5 else -x, 16),
+        (lambda net, x: x if x.shape[1] ** 0.5 > 3 else -x, 16),
+    ],
+)
+def test_sizes_may_be_computed_with_fractions(run, inputs):
+    net = Net(lambda net, x: net.head(net.b(run(net, net.a(x)))), a=conv(3, 16), head=head(16))
+    net.b = conv(inputs, 16)
+    assert quietly(net, "base", 1.0625).redistribution.filters == (17, 17)
+
+
+def test_norms_and_calls_of_other_kinds_leave_filters_free():
+    net = nn.Sequential(
+        *(conv(3, 16), nn.InstanceNorm2d(16), conv(16, 32), nn.InstanceNorm2d(32, affine=True)),
+        *(conv(32, 20), nn.GroupNorm(20, 20), conv(20, 24), nn.GroupNorm(4, 24), head(24)),
+    )
+    model = quietly(net, "base", 1.5)
+    assert model.redistribution.filters == (24, 48, 30, 36)
+    assert (model[1].num_features, model[5].num_groups, model[7].num_groups) == (24, 30, 4)
+
+    def run(net, x):
+        x = net.b(input=net.b(net.a(input=x)))
+        return net.head((x.permute(0, 2, 3, 1) * net.gain).permute(0, 3, 1, 2))
+
+    net = Net(run, a=conv(3, 16), b=conv(16, 16), head=head(16))
+    net.gain = nn.Parameter(torch.ones(1, 1, 1, 16))
+    (row,) = quietly(net, "base", 1.5).redistribution.rows
+    assert (row.after, row.convs) == (24, 2)  # called three times
+
+
+def test_where_training_cannot_be_traced_evaluation_is_enough():
+    def run(net, x):
+        x = net.conv(x)
+        return net.head(x * torch.rand(len(x), 1, 1, 1) if net.training else x)
+
+    net = Net(run, conv=conv(3, 16), head=head(16), unused=nn.Parameter(torch.rand(16)))
+    assert quietly(net, "base", 2.0).redistribution.filters == (32,)
+
+
+def test_multiples_stay_multiples_in_groups_and_all_layers_may_be_fixed():
+    net = nn.Sequential(conv(3, 8), conv(8, 12), conv(12, 40), head(40))
+    tied = quietly(net, "uniform", tie=[["0", "1"]], round_to=8)
+    assert tied.redistribution.filters == (24, 40, 24)
+    assert quietly(net, "reverse", 0.5, fixed=["0", "1", "2"]).redistribution.filters == (4, 6, 20)
+
+
+def test_filters_of_ones_own_stand_alone():
+    net = nn.Sequential(conv(3, 8), conv(8, 16), head(16))
+    own = apply_template([8, 16], "reverse", 0.5)
+    assert quietly(net, filters=own).redistribution.filters == (8, 4)
+    for given in ({"width": 0.5}, {"template": "reverse"}, {"round_to": 8}):
+        with pytest.raises(ValueError, match="expected either filters or a template and width"):
+            quietly(net, filters=own, **given)
+    for given in ({"like": "params"}, {"macs": 1e6}):
+        with pytest.raises(ValueError, match="expected either filters or a budget, got filters"):
+            quietly(net, filters=own, **given)
+
+
+def test_what_cannot_be_traced_says_what_to_do():
+    def remember(net, x):
+        net.seen = net.conv(x)
+        return net.head(net.seen)
+
+    used = Net(remember, conv=conv(3, 16), head=head(16))
+    used(torch.rand(1, 3, 16, 16))
+    constant = Net(lambda net, x: net.head(net.conv(x - net.mean)), conv=conv(3, 16), head=head(16))
+    constant.mean = torch.rand(3, 1, 1)
+    lazy = nn.Sequential(nn.LazyConv2d(16, 3), head(16))
+    flat = nn.Sequential(conv(3, 16), nn.Flatten(), nn.Linear(16 * 64, 10))
+    frozen = Net(lambda net, x: net.head(F.conv2d(net.conv(x), net.experts.mean(0))))
+    frozen.conv, frozen.head = conv(3, 16), head(32)
+    frozen.experts = nn.Parameter(torch.rand(4, 32, 16, 3, 3))
+    for net, words in (
+        (used, "holds a computed tensor"),
+        (constant, "hold constant tensors by register_buffer"),
+        (lazy, "run the network once first"),
+        (flat, r"\(3, 16, 16\).*image_size= and in_chans= choose others"),
+        (frozen, "Net with none: conv has the only number that runs"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            quietly(net, "base", 2.0)
+    with pytest.raises(TypeError, match="options that timm/resnet18 takes, got colour"):
+        redistribute("resnet18", "uniform", image_size=32, colour=1)
