@@ -11,6 +11,7 @@ from torch import nn
 from ..networks import create_model
 from . import sources
 from .build import check, resize
+from .initial import newly_built
 from .trace import on_meta
 
 
@@ -69,7 +70,7 @@ class Redistribution:
                 options["device"] = next(model.parameters()).device
             built = create_model(name, **options)
         elif model is not None:
-            built = sources.newly_built(model)
+            built = newly_built(model)
         elif library:
             built = sources.create(*sources.find(self.source), **self.options)
         else:

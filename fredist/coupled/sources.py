@@ -1,6 +1,5 @@
 """Newly built networks by name, timm's and torchvision's, or after a module of one's own."""
 
-import copy
 from collections.abc import Iterable
 
 import torch
@@ -87,19 +86,6 @@ def images(model: nn.Module, image_shape: tuple[int, int, int], count: int = 1) 
     """Return random images that a model takes: of its weights' type, and where they are."""
     weight = next(model.parameters())
     return torch.rand(count, *image_shape, dtype=weight.dtype, device=weight.device)
-
-
-def newly_built(model: nn.Module) -> nn.Module:
-    """Return a copy of a user's module with fresh values, by its modules' own initialisation."""
-    model = copy.deepcopy(model)
-    if next(model.parameters()).is_meta:
-        return model
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    if hasattr(model, "init_weights"):
-        model.init_weights()
-    return model
 
 
 def _names(library: str) -> Iterable[str]:
