@@ -8,11 +8,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..networks import create_model
+from ..networks import Network, create_model
 from . import sources
 from .build import check, resize
 from .initial import newly_built
 from .trace import on_meta
+
+_ASKED = ("template", "width", "convention")  # of `create_model`
 
 
 @dataclass(frozen=True)
@@ -81,6 +83,9 @@ class Redistribution:
         if not original:
             resize(built, self.shapes, {tuple(place): value for *place, value in self.integers})
             check(built, self.image_shape, self.params[1])
+            if isinstance(getattr(built, "network", None), Network):  # the paper's, as any other
+                for stale in ("network", "filters", "_model_args", *_ASKED):
+                    delattr(built, stale)
             built.redistribution = self
         return built
 
