@@ -105,12 +105,12 @@ def _note_normed(module: nn.Module, inputs: tuple) -> None:
 
 def _scales(model: nn.Module, integers: Mapping) -> Iterator[tuple]:
     """Find the scales of attention, made of an integer that changes by a constructor: n ** -0.5."""
-    for (name, attribute, _), after in integers.items():
-        module = model.get_submodule(name)
-        before = getattr(module, attribute)
-        for held, value in vars(module).items():
-            if "scal" in held and type(before) is int and value == before**-0.5:
-                yield (name, held, None), after**-0.5
+    for (name, attribute, place), after in integers.items():
+        held = vars(model.get_submodule(name))
+        for other, value in held.items():
+            is_scale = place is None and "scal" in other and type(value) is float
+            if is_scale and value == held[attribute] ** -0.5:
+                yield (name, other, None), after**-0.5
 
 
 def _read_by_classifier(model: nn.Module) -> int | None:

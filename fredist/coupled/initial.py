@@ -10,7 +10,7 @@ import inspect
 import warnings
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
-from math import inf, log, prod, sqrt
+from math import log, prod, sqrt
 from statistics import median, pstdev
 from typing import NamedTuple
 
@@ -170,16 +170,17 @@ def _initialise(module: nn.Module) -> None:
 
 
 def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> bool:
-    """Return whether hardly a constructor made a parameter, which another one initialised."""
+    """Return whether a parameter hardly left its constructor so; `new` is what a method made it."""
     if not _is_trainable(old):
         return False
-    if _is_set(old):
+    if _is_set(old):  # a weight of one number, but zero
         return old.dim() > 1 and not _is_set(new) and bool(old.float().median() != 0)
-    if old.dim() > 1 or _is_set(new) or torch.equal(old, new):
-        return old.dim() == 1 or _is_set(new)
-    weight = _weight(module, old)
-    bound = inf if weight is None else 1.001 / sqrt(_fans(module, weight).fan_in)
-    return bool(old.abs().max() > bound)
+    if _is_set(new) and new.float().median() != 0:  # a norm's ones
+        return True
+    if old.dim() > 1 or torch.equal(old, new):
+        return old.dim() == 1
+    weight = _weight(module, old) if isinstance(module, _ConvNd | nn.Linear) else None
+    return weight is not None and bool(old.abs().max() > 1.001 / sqrt(_fans(module, weight).fan_in))
 
 
 def _is_trainable(tensor: torch.Tensor) -> bool:
