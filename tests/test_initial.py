@@ -112,6 +112,10 @@ def test_a_module_given_keeps_its_own_initialisation():
         assert not any(t.any() for t in (model.conv.bias, model.norm.weight))
         assert model.gain.eq(1).all()
         assert not torch.equal(model.stem.weight[:8], given.stem.weight[:8])  # drawn anew
+    given = Own(0.3 * torch.randn(64, 1, 1))
+    gain = redistributed(given).gain
+    assert not torch.equal(gain, given.gain)
+    assert spread(gain) == pytest.approx(0.3, rel=0.4)
     given = torchvision.models.resnet18(zero_init_residual=True)
     model = redistributed(given)
     assert not model.layer1[0].bn2.weight.any()
@@ -125,8 +129,11 @@ def test_nothing_trained_is_passed_off_as_fresh():
     nn.init.uniform_(given.norm.weight)
     nn.init.normal_(given.conv.weight, std=9.0)
     given(torch.rand(8, 3, 16, 16))
-    with pytest.warns(UserWarning, match=r"nothing initialises gain of the network given"):
+    with pytest.warns(
+        UserWarning, match=r"nothing initialises gain of the network given"
+    ) as warned:
         model = redistributed(given)
+    assert warned[0].filename == __file__
     assert torch.equal(model.gain, given.gain)
     assert model.norm.weight.eq(1).all()
     assert not model.norm.running_mean.any()

@@ -43,8 +43,6 @@ _BIAS_LAWS = {
     "fan_in": (_LAWS["fan_in"][0], (sqrt(1 / 3),)),
     "constant": (_LAWS["constant"][0], ()),
 }
-
-
 # Methods that give a module fresh values, where they can be called without arguments.
 _INITIALISERS = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
 _INITIALISERS += ("initialize_weights", "_initialize_weights")
@@ -93,7 +91,7 @@ def newly_built(model: nn.Module) -> nn.Module:
             f"expected fresh values for all parameters, but nothing initialises {', '.join(kept)} "
             "of the network given, which looks trained: they are kept; initialise them in the "
             "result, or give their module a method reset_parameters()",
-            stacklevel=2,
+            stacklevel=5,  # the call of redistribute or rebuild
         )
     return built
 
@@ -194,8 +192,9 @@ def _is_set(tensor: torch.Tensor) -> bool:
 
 
 def _is_alike(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Return whether two random tensors may have been drawn with one spread, up to chance."""
-    return abs(log(float(one.std() / two.std()))) < 2 / sqrt(one.numel())
+    """Return whether two random tensors may be two draws of one spread, up to chance."""
+    near = abs(log(float(one.std() / two.std()))) < 2 / sqrt(one.numel())
+    return near and not torch.equal(one, two)
 
 
 def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
