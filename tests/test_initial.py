@@ -223,6 +223,8 @@ def test_the_papers_networks_through_timm_say_nothing_stale():
         for name in ("network", "filters", "template", "width", "convention", "_model_args"):
             assert not hasattr(new, name), name
         assert new.redistribution.filters == (172,) * 16
+    new = redistributed("vgg19", "uniform", 0.5)
+    assert new.filters == new.network.filters == (172,) * 16
 
 
 def test_what_cannot_be_built_is_a_sentence():

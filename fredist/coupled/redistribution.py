@@ -83,7 +83,8 @@ class Redistribution:
         if not original:
             resize(built, self.shapes, {tuple(place): value for *place, value in self.integers})
             check(built, self.image_shape, self.params[1])
-            if isinstance(getattr(built, "network", None), Network):  # the paper's, as any other
+            own = getattr(built, "network", None)
+            if library != "fredist" and isinstance(own, Network):  # traced as any other
                 for stale in ("network", "filters", "_model_args", *_ASKED):
                     delattr(built, stale)
             built.redistribution = self
