@@ -1,8 +1,10 @@
 """A newly built model with new sizes: tensors, integers that modules hold, timm's bookkeeping."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from functools import partial
+from math import prod
 
 import torch
 from torch import nn
@@ -29,8 +31,18 @@ def resize(model: nn.Module, shapes: Mapping, integers: Mapping) -> None:
     if others:
         raise ValueError(f"expected a network that has {others[0]}, and of that shape: {_OTHER}")
     read = _read_by_classifier(model)
-    reshape(model, shapes)
-    set_integers(model, integers)
+    try:
+        reshape(model, shapes)
+    except RuntimeError as error:
+        if not re.search("memory|overflow", str(error)):
+            raise
+        most, name = max((prod(shape), name) for name, shape in shapes.items())
+        raise ValueError(
+            f"expected tensors that fit into memory, got {name} with {most:,} values: take a "
+            f"smaller width ({str(error).splitlines()[0][:200]})"
+        ) from error
+    scales = dict(_scales(model, integers))
+    set_integers(model, integers | scales)
     for module in model.modules():
         _agree(module)
     if read is not None and getattr(model, "head_hidden_size", None) == read:
@@ -46,15 +58,23 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     infos = getattr(
         getattr(model, "feature_info", None), "info", getattr(model, "feature_info", [])
     )
-    hooks, training, modules = [], model.training, dict(model.named_modules())
+    hooks, modules = [], dict(model.named_modules())
+    # The forward pass is to leave nothing behind: modes, and buffers that it counts in.
+    held = [(module, module.training, dict(module._buffers)) for module in modules.values()]
+    for module, _, buffers in held:
+        module._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
     for info in infos:
         # MobileNetV5's names a module that it does not have.
         module = modules.get(info.get("module")) if isinstance(info, dict) else None
         if module is not None:
             hooks.append(module.register_forward_hook(partial(_note_channels, info)))
+    for module in modules.values():
+        if isinstance(module, _NormBase | nn.GroupNorm) and module.weight is None:
+            hooks.append(module.register_forward_pre_hook(_note_normed))
     images = sources.images(model, image_shape)
     try:
-        model.eval()(images)
+        model.eval()
+        model(images)
         if hasattr(model, "num_features"):
             with suppress(AttributeError):  # it need not have one
                 maps = model.forward_features(images)
@@ -65,7 +85,9 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
             f"{str(error).splitlines()[0][:300]}"
         ) from error
     finally:
-        model.train(training)
+        for module, training, buffers in held:
+            module.training = training
+            module._buffers.update(buffers)
         for hook in hooks:
             hook.remove()
 
@@ -73,6 +95,22 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
 def _note_channels(info: dict, _, __, maps) -> None:
     if isinstance(maps, torch.Tensor) and maps.dim() == 4:
         info["num_chs"] = maps.shape[1]
+
+
+def _note_normed(module: nn.Module, inputs: tuple) -> None:
+    """A norm without weights has nothing else that says of how many channels it is."""
+    kind = "num_channels" if isinstance(module, nn.GroupNorm) else "num_features"
+    setattr(module, kind, inputs[0].shape[1])
+
+
+def _scales(model: nn.Module, integers: Mapping) -> Iterator[tuple]:
+    """Find the scales of attention, made of an integer that changes by a constructor: n ** -0.5."""
+    for (name, attribute, place), after in integers.items():
+        held = vars(model.get_submodule(name))
+        for other, value in held.items():
+            is_scale = place is None and "scal" in other and type(value) is float
+            if is_scale and value == held[attribute] ** -0.5:
+                yield (name, other, None), after**-0.5
 
 
 def _read_by_classifier(model: nn.Module) -> int | None:
@@ -83,6 +121,11 @@ def _read_by_classifier(model: nn.Module) -> int | None:
 
 def _agree(module: nn.Module) -> None:
     """Let PyTorch's own modules say what their weights are; they do not read it when they run."""
+    if isinstance(module, nn.MultiheadAttention):
+        weights = (module.k_proj_weight, module.v_proj_weight)
+        kinds = (module.in_proj_weight if weight is None else weight for weight in weights)
+        module.kdim, module.vdim = (weight.shape[1] for weight in kinds)
+        module.head_dim = module.embed_dim // module.num_heads
     weight = getattr(module, "weight", None)
     if weight is None:
         return

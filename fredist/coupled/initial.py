@@ -4,14 +4,20 @@ A model's initialisation is code in its constructor, which cannot be run again f
 a newly built original shows its law: how the spread of its weights depends on their fans.
 """
 
+import contextlib
+import copy
+import inspect
+import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import log, prod, sqrt
 from statistics import median, pstdev
 from typing import NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.modules.conv import _ConvNd
+from torch.nn.utils import parametrize
 
 
 class Fans(NamedTuple):
@@ -22,15 +28,72 @@ class Fans(NamedTuple):
     groups: int
 
 
-# A weight's spread is a factor times one of these; each with the factors that are in common use:
-# He's, LeCun's, PyTorch's default, Glorot's, and small constants.
-_LAWS: dict[str, tuple[Callable[[Fans], float], tuple[float, ...]]] = {
+Law = Callable[[Fans], float]
+# A tensor's spread is a factor times one of these; each with the factors that are in common use:
+# He's, LeCun's, PyTorch's default, Glorot's, and constants.
+_LAWS: dict[str, tuple[Law, tuple[float, ...]]] = {
     "fan_in": (lambda f: 1 / sqrt(f.fan_in), (sqrt(2), 1.0, sqrt(1 / 3))),
     "fan_out": (lambda f: 1 / sqrt(f.fan_out), (sqrt(2), 1.0, sqrt(1 / 3))),
     "fan_out / groups": (lambda f: sqrt(f.groups / f.fan_out), (sqrt(2),)),
     "fan_in + fan_out": (lambda f: 1 / sqrt(f.fan_in + f.fan_out), (sqrt(2),)),
-    "constant": (lambda f: 1.0, (0.02, 0.01, 0.001)),
+    "constant": (lambda f: 1.0, (1.0, 0.02, 0.01, 0.001)),
 }
+# A bias is either PyTorch's own or does not depend on fans.
+_BIAS_LAWS = {
+    "fan_in": (_LAWS["fan_in"][0], (sqrt(1 / 3),)),
+    "constant": (_LAWS["constant"][0], ()),
+}
+# Methods that give a module fresh values, where they can be called without arguments.
+_INITIALISERS = ("reset_parameters", "_reset_parameters", "init_weights", "_init_weights")
+_INITIALISERS += ("initialize_weights", "_initialize_weights")
+
+
+@torch.no_grad()
+def newly_built(model: nn.Module) -> nn.Module:
+    """Return a copy of a user's module with fresh values, as far as its own tell how.
+
+    Its modules' own methods initialise what they can. Unless the network looks trained, what is
+    spread otherwise is then drawn as it is in the network given, and constants are its own. Frozen
+    parameters stay. What looks trained: a norm's weights, or a vector without such a method, whose
+    values differ; biases beyond PyTorch's bounds; weights that are one number, but zero.
+
+    Warns
+    -----
+    UserWarning
+        If it looks trained and has parameters that no method initialises: they are kept.
+    """
+    built = copy.deepcopy(model)
+    if any(parameter.is_meta for parameter in model.parameters()):
+        return built
+    for module in reversed([*built.modules()]):  # what it does to those inside it comes last
+        _initialise(module)
+    pairs = [
+        (f"{name}.{key}".lstrip("."), module, old, twin._parameters[key])
+        for (name, module), twin in zip(model.named_modules(), built.modules(), strict=True)
+        for key, old in module._parameters.items()
+        if old is not None
+    ]
+    trained, kept = any(_looks_trained(*found) for _, *found in pairs), []
+    for name, module, old, new in pairs:
+        vars(new).update(vars(old))  # timm's marks, which a copy lacks
+        if not _is_trainable(old):
+            new.copy_(old)
+        elif trained:
+            # A constant vector is hardly trained, a single number may be.
+            unknown = not any(_initialisers(module)) if old.numel() == 1 else not _is_set(old)
+            kept += [name] if unknown and torch.equal(old, new) else []
+        elif _is_set(old):
+            new.copy_(old)
+        elif _is_set(new) or not _is_alike(old, new):
+            new.copy_(drawn(old, old.shape))
+    if kept:
+        warnings.warn(
+            f"expected fresh values for all parameters, but nothing initialises {', '.join(kept)} "
+            "of the network given, which looks trained: they are kept; initialise them in the "
+            "result, or give their module a method reset_parameters()",
+            stacklevel=5,  # the call of redistribute or rebuild
+        )
+    return built
 
 
 @torch.no_grad()
@@ -38,84 +101,171 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     """Give a newly built model's tensors new shapes, by name, and fresh values, in place.
 
     Constant tensors stay constant; random ones are drawn from PyTorch's global generator, uniform
-    or normal as they were, with the spread that the model's law gives to the new fans.
+    or normal as they were, with the spread that the model's law gives to the new fans: also a bias
+    of which only the weight changes. Buffers and frozen parameters are kept, or repeated.
 
     Raises
     ------
     ValueError
-        If a buffer's values differ along a dimension that changes: what belongs there is unknown.
+        If values to be kept differ along a dimension that changes: what belongs there is unknown.
     """
     laws, twins = find_laws(model), {}
-    for prefix, module in model.named_modules():
+    named = (*model.named_parameters(), *model.named_buffers())
+    names = {id(tensor): name for name, tensor in named}
+    sizes = {id(tensor): shapes.get(name, tuple(tensor.shape)) for name, tensor in named}
+    for module in model.modules():
         for key, old in (*module._parameters.items(), *module._buffers.items()):
-            name = f"{prefix}.{key}".lstrip(".")
-            shape = shapes.get(name)
-            if old is not None and shape is not None and shape != tuple(old.shape):
-                factor = 1.0
-                if law := laws.get((type(module), key)):
-                    weight = shapes.get(f"{name.removesuffix(key)}weight", ())
-                    factor = law(_fans(module, weight)) / law(_fans(module, module.weight.shape))
-                twins[id(old)] = _fresh(name, old, shape, factor)
-            if id(old) in twins:  # shared by several modules, it stays so
+            if old is None or id(old) in twins:
+                continue
+            shape, factor = sizes[id(old)], 1.0
+            law, weight = laws.get((type(module), key)), _weight(module, old)
+            if law and weight is not None and old.requires_grad:
+                before, after = _fans(module, weight), _fans(module, weight, sizes[id(weight)])
+                factor = law(after) / law(before)
+            if factor != 1 or shape != tuple(old.shape):
+                twins[id(old)] = _fresh(names[id(old)], old, shape, factor)
+    for module in model.modules():  # what is shared by several modules stays so
+        for key, old in (*module._parameters.items(), *module._buffers.items()):
+            if id(old) in twins:
                 setattr(module, key, twins[id(old)])
 
 
-def find_laws(model: nn.Module) -> dict[tuple[type, str], Callable[[Fans], float]]:
+def find_laws(model: nn.Module) -> dict[tuple[type, str], Law]:
     """Return how the spread of random weights and biases depends on fans, by module type and key.
 
     The law is the one whose factor differs least between layers and lies nearest to one in use.
     """
-    spreads = defaultdict(list)
+    found, biases = defaultdict(list), set()
     for module in model.modules():
-        if isinstance(module, nn.Linear | nn.modules.conv._ConvNd):
-            for key, tensor in module._parameters.items():
-                if (
-                    tensor is not None
-                    and tensor.numel() > 16
-                    and not tensor.is_meta
-                    and tensor.min() != tensor.max()
-                ):
-                    fans = _fans(module, module.weight.shape)
-                    spreads[type(module), key].append((float(tensor.detach().std()), fans))
-    return {where: _find_law(found) for where, found in spreads.items()}
+        for key, tensor in module._parameters.items():
+            if tensor is None or (weight := _weight(module, tensor)) is None:
+                continue
+            if tensor.numel() > (16 if weight is tensor else 1) and is_random(tensor):
+                spread = float(tensor.detach().norm()) / sqrt(tensor.numel())
+                found[type(module), key].append((spread, _fans(module, weight)))
+                if weight is not tensor:
+                    biases.add((type(module), key))
+    return {
+        where: _find_law(entries, _BIAS_LAWS if where in biases else _LAWS)
+        for where, entries in found.items()
+    }
 
 
-def _find_law(found: list[tuple[float, Fans]]) -> Callable[[Fans], float]:
-    def misfit(entry) -> float:
-        law, factors = entry
-        logs = [log(spread / law(fans)) for spread, fans in found]
-        return pstdev(logs) + min(abs(median(logs) - log(factor)) for factor in factors)
-
-    return min(_LAWS.values(), key=misfit)[0]
+def _initialisers(module: nn.Module) -> Iterator[Callable]:
+    for name in _INITIALISERS:
+        with contextlib.suppress(TypeError, ValueError):  # no such method, or it needs arguments
+            inspect.signature(getattr(module, name, None)).bind()
+            yield getattr(module, name)
 
 
-def _fans(module: nn.Module, shape: tuple[int, ...]) -> Fans:
-    """Return the fans of a weight of that shape in a module; all its groups follow it."""
-    groups = getattr(module, "groups", 1)
-    groups = shape[0] if 1 < groups == module.weight.shape[0] else groups
+def _initialise(module: nn.Module) -> None:
+    with parametrize.cached():  # so that a parametrised weight can be written to
+        for method in _initialisers(module):
+            method()
+        for name in module.parametrizations if parametrize.is_parametrized(module) else ():
+            with contextlib.suppress(NotImplementedError, ValueError):  # it has no inverse
+                setattr(module, name, getattr(module, name))
+
+
+def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> bool:
+    """Return whether a parameter hardly left its constructor so; `new` is what a method made it."""
+    if not _is_trainable(old):
+        return False
+    if _is_set(old):  # a weight of one number, but zero
+        return old.dim() > 1 and not _is_set(new) and bool(old.float().median() != 0)
+    if _is_set(new) and new.float().median() != 0:  # a norm's ones
+        return True
+    if old.dim() > 1 or torch.equal(old, new):
+        return old.dim() == 1
+    weight = _weight(module, old) if isinstance(module, _ConvNd | nn.Linear) else None
+    return weight is not None and bool(old.abs().max() > 1.001 / sqrt(_fans(module, weight).fan_in))
+
+
+def _is_trainable(tensor: torch.Tensor) -> bool:
+    return tensor.requires_grad and tensor.is_floating_point()
+
+
+def _is_set(tensor: torch.Tensor) -> bool:
+    """Return whether most entries share one value, which no random tensor's do."""
+    values = tensor.detach().flatten().float()
+    return bool(2 * (values == values.median()).sum() > len(values)) if len(values) else True
+
+
+def _is_alike(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Return whether two random tensors may be two draws of one spread, up to chance."""
+    near = abs(log(float(one.std() / two.std()))) < 2 / sqrt(one.numel())
+    return near and not torch.equal(one, two)
+
+
+def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
+    """Return whose fans a tensor's spread depends on: its own, or its module's largest weight's."""
+    if tensor.dim() > 1:
+        return tensor
+    inside = getattr(module, "parametrizations", None)  # where a weight norm keeps the weight
+    own = (*module._parameters.values(), *(inside.parameters() if inside is not None else ()))
+    weights = (other for other in own if other is not None and other.dim() > 1)
+    return max(weights, key=torch.numel, default=None)
+
+
+def _fans(module: nn.Module, weight: torch.Tensor, shape: tuple[int, ...] | None = None) -> Fans:
+    """Return a weight's fans, in another shape if one is given; a depthwise one's groups follow."""
+    shape = weight.shape if shape is None else shape
+    groups = module.groups if isinstance(module, _ConvNd) else 1
+    groups = shape[0] if 1 < groups == weight.shape[0] else groups
     return Fans(prod(shape[1:]), shape[0] * prod(shape[2:]), groups)
 
 
+def _find_law(found: list[tuple[float, Fans]], laws: Mapping[str, tuple]) -> Law:
+    def misfit(entry) -> float:
+        law, factors = entry
+        logs = [log(spread / law(fans)) for spread, fans in found]
+        near = (abs(median(logs) - log(factor)) for factor in factors)
+        return pstdev(logs) + min(near, default=log(2))
+
+    return min(laws.values(), key=misfit)[0]
+
+
 def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) -> torch.Tensor:
-    if old.is_floating_point() and isinstance(old, nn.Parameter):
-        new = _drawn(old, shape, factor)
-        return nn.Parameter(new, old.requires_grad)
+    if not isinstance(old, nn.Parameter):
+        return _repeated(f"the buffer {name}", old, shape)
+    if not (old.requires_grad and old.is_floating_point()):
+        new = _repeated(f"the frozen parameter {name}", old, shape)
+    elif shape == tuple(old.shape):
+        new = old * factor  # as random as it was
+    else:
+        new = drawn(old, shape, factor)
+    new = nn.Parameter(new, old.requires_grad)
+    vars(new).update(vars(old))  # timm's marks, such as that it has no weight decay
+    return new
+
+
+def _repeated(what: str, old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     same = old
     for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
         if before != after:
             same = same.narrow(dim, 0, 1)
             if not old.is_meta and not torch.equal(same.expand_as(old), old):
                 raise ValueError(
-                    f"expected the buffer {name} with equal values along dimension {dim}, whose "
-                    f"size changes from {before} to {after}: what belongs there is unknown"
+                    f"expected {what} with equal values along dimension {dim}, whose size changes "
+                    f"from {before} to {after}: what belongs there is unknown"
+                    + "; requires_grad_(True) has it drawn anew"
+                    * isinstance(old, nn.Parameter)
                 )
     return same.expand(shape).clone()
 
 
-def _drawn(old: torch.Tensor, shape: tuple[int, ...], factor: float) -> torch.Tensor:
+def is_random(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor has values which differ, and which can be drawn."""
+    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
+        return False
+    return bool(tensor.min() != tensor.max())
+
+
+def drawn(old: torch.Tensor, shape: tuple[int, ...], factor: float = 1.0) -> torch.Tensor:
+    """Return random values, uniform or normal as a tensor's are, with a factor times its spread."""
     if old.is_meta:
         return old.new_empty(shape)
-    if old.min() == old.max():
+    if not is_random(old):
         return old.new_full(shape, float(old.flatten()[0]))
     spread, middle = float(old.std()), float(old.mean())
     if abs(middle) < 4 * spread / sqrt(old.numel()):

@@ -8,10 +8,13 @@ import pandas as pd
 import torch
 from torch import nn
 
-from ..networks import create_model
+from ..networks import Network, create_model
 from . import sources
 from .build import check, resize
+from .initial import newly_built
 from .trace import on_meta
+
+_ASKED = ("template", "width", "convention")  # of `create_model`
 
 
 @dataclass(frozen=True)
@@ -69,7 +72,7 @@ class Redistribution:
                 options["device"] = next(model.parameters()).device
             built = create_model(name, **options)
         elif model is not None:
-            built = sources.newly_built(model)
+            built = newly_built(model)
         elif library:
             built = sources.create(*sources.find(self.source), **self.options)
         else:
@@ -80,6 +83,10 @@ class Redistribution:
         if not original:
             resize(built, self.shapes, {tuple(place): value for *place, value in self.integers})
             check(built, self.image_shape, self.params[1])
+            own = getattr(built, "network", None)
+            if library != "fredist" and isinstance(own, Network):  # traced as any other
+                for stale in ("network", "filters", "_model_args", *_ASKED):
+                    delattr(built, stale)
             built.redistribution = self
         return built
 

@@ -1,6 +1,5 @@
 """Newly built networks by name, timm's and torchvision's, or after a module of one's own."""
 
-import copy
 from collections.abc import Iterable
 
 import torch
@@ -9,7 +8,7 @@ from torch import nn
 from ..checks import check_integer, closest
 
 LIBRARIES = ("timm", "torchvision")
-_WEIGHTS = {"pretrained", "checkpoint_path", "weights"}  # options of both
+_WEIGHTS = ("pretrained", "checkpoint_path", "weights")  # options of both
 
 
 def find(name: str) -> tuple[str, str]:
@@ -33,7 +32,7 @@ def find(name: str) -> tuple[str, str]:
 
 def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> nn.Module:
     """Return a newly built network; None classes are as many as the library has by default."""
-    if given := _WEIGHTS & options.keys():
+    if given := [option for option in _WEIGHTS if options.pop(option, None)]:
         raise ValueError(
             f"expected no {', '.join(given)}: a network with other filters is trained anew"
         )
@@ -85,21 +84,10 @@ def image_shape(model: nn.Module, in_chans: int, image_size) -> tuple[int, int, 
 
 def images(model: nn.Module, image_shape: tuple[int, int, int], count: int = 1) -> torch.Tensor:
     """Return random images that a model takes: of its weights' type, and where they are."""
-    weight = next(model.parameters())
+    weight = next((p for p in model.parameters() if p.is_floating_point()), None)
+    if weight is None:
+        raise ValueError(f"expected a network with weights, got {type(model).__name__} with none")
     return torch.rand(count, *image_shape, dtype=weight.dtype, device=weight.device)
-
-
-def newly_built(model: nn.Module) -> nn.Module:
-    """Return a copy of a user's module with fresh values, by its modules' own initialisation."""
-    model = copy.deepcopy(model)
-    if next(model.parameters()).is_meta:
-        return model
-    for module in model.modules():
-        if hasattr(module, "reset_parameters"):
-            module.reset_parameters()
-    if hasattr(model, "init_weights"):
-        model.init_weights()
-    return model
 
 
 def _names(library: str) -> Iterable[str]:

@@ -1,0 +1,238 @@
+"""Fresh values of a redistributed network: by its own initialisation, and nothing trained."""
+
+import math
+import warnings
+
+import pytest
+import torch
+import torchvision
+from torch import nn
+from torch.nn.utils import parametrizations
+
+import fredist
+from fredist.coupled import redistribute, sources
+
+
+def redistributed(model, template="base", width=1.0, **options):
+    return redistribute(model, template, width, **{"image_size": 16, "quiet": True} | options)
+
+
+def head(channels, classes=40):
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(channels, classes))
+
+
+def spread(tensor):
+    return float(tensor.detach().square().mean().sqrt())
+
+
+class Tied(nn.Module):
+    """Two convolutions with one weight, and a bias each."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.one = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3, padding=1)
+        self.two, self.head = nn.Conv2d(64, 64, 3, padding=1), head(64)
+        self.two.weight = self.one.weight
+
+    def forward(self, images):
+        return self.head(self.two(self.one(self.stem(images))))
+
+
+class Own(nn.Module):
+    """What PyTorch's modules do not know: He's weights, zeros in biases and norm, a raw vector."""
+
+    def __init__(self, values=None):
+        super().__init__()
+        self.stem, self.conv = nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3)
+        self.norm, self.head = nn.BatchNorm2d(64), head(64)
+        self.gain = nn.Parameter(torch.ones(64, 1, 1) if values is None else values)
+        for conv in (self.stem, self.conv):
+            nn.init.kaiming_normal_(conv.weight)
+            nn.init.zeros_(conv.bias)
+        nn.init.zeros_(self.norm.weight)
+
+    def forward(self, images):
+        return self.head(self.gain.view(-1, 1, 1) * self.norm(self.conv(self.stem(images))))
+
+
+class Attending(nn.Module):
+    """PyTorch's attention and one of timm's kind, whose scale is made of a number of channels."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.attention = (
+            nn.Conv2d(3, 64, 3),
+            nn.MultiheadAttention(64, 4, batch_first=True),
+        )
+        self.channels, self.scale, self.head = 64, 64**-0.5, nn.Linear(64, 40)
+
+    def forward(self, images):
+        tokens = self.stem(images).flatten(2).transpose(1, 2)
+        tokens = self.scale * self.attention(tokens, tokens, tokens, need_weights=False)[0]
+        return self.head(tokens.mean(1)[:, : self.channels])
+
+
+def weight_normed():
+    convs = (nn.Conv2d(3, 64, 3), nn.Conv2d(64, 64, 3))
+    return nn.Sequential(*map(parametrizations.weight_norm, convs), head(64))
+
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 128, 3, groups=4), head(128))
+
+
+@pytest.mark.parametrize("make", [plain, Tied, weight_normed])
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_weights_and_biases_follow_pytorchs_law_for_the_new_fans(make, width):
+    """Also where a bias's own shape stays, or its weight is another module's or computed."""
+    torch.manual_seed(0)
+    model, checked = redistributed(make(), width=width), 0
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            expected = 1 / math.sqrt(3 * module.weight[0].numel())
+            assert spread(module.weight) == pytest.approx(expected, rel=0.1)
+            assert spread(module.bias) == pytest.approx(expected, rel=0.35)
+            checked += 1
+    assert checked >= 3
+
+
+def test_a_classifiers_few_biases_follow_too_by_name():
+    fc = redistributed("torchvision/resnet18", width=0.25, num_classes=10).fc
+    assert fc.bias.detach().abs().max() > 0.05  # within 0.044 before: 512 features then, now 128
+    assert fc.bias.detach().abs().max() <= 1 / math.sqrt(fc.in_features)
+
+
+def test_a_module_given_keeps_its_own_initialisation():
+    for width in (0.5, 1.0):
+        given = Own()
+        model = redistributed(given, width=width)
+        assert spread(model.conv.weight) == pytest.approx(
+            math.sqrt(2 / model.conv.weight[0].numel()), rel=0.1
+        )
+        assert not any(t.any() for t in (model.conv.bias, model.norm.weight))
+        assert model.gain.eq(1).all()
+        assert not torch.equal(model.stem.weight[:8], given.stem.weight[:8])  # drawn anew
+    given = Own(0.3 * torch.randn(64, 1, 1))
+    gain = redistributed(given).gain
+    assert not torch.equal(gain, given.gain)
+    assert spread(gain) == pytest.approx(0.3, rel=0.4)
+    given = torchvision.models.resnet18(zero_init_residual=True)
+    model = redistributed(given)
+    assert not model.layer1[0].bn2.weight.any()
+    for (name, one), two in zip(model.named_parameters(), given.parameters(), strict=True):
+        if one.numel() > 500:
+            assert spread(one) == pytest.approx(spread(two), rel=0.1), name
+
+
+def test_nothing_trained_is_passed_off_as_fresh():
+    given = Own(torch.linspace(-3, 5, 64))
+    nn.init.uniform_(given.norm.weight)
+    nn.init.normal_(given.conv.weight, std=9.0)
+    given(torch.rand(8, 3, 16, 16))
+    with pytest.warns(
+        UserWarning, match=r"nothing initialises gain of the network given"
+    ) as warned:
+        model = redistributed(given)
+    assert warned[0].filename == __file__
+    assert torch.equal(model.gain, given.gain)
+    assert model.norm.weight.eq(1).all()
+    assert not model.norm.running_mean.any()
+    assert spread(model.conv.weight) == pytest.approx(1 / math.sqrt(3 * 64 * 9), rel=0.1)
+    given = weight_normed()
+    with torch.no_grad():
+        given[1].weight = 50 * given[1].weight
+        given[1].bias += 1
+        attending = Attending()
+        attending.attention.in_proj_weight.fill_(7.0)
+    with warnings.catch_warnings(action="error"):
+        model, attending = redistributed(given), redistributed(attending)
+    assert spread(model[1].weight) == pytest.approx(1 / math.sqrt(3 * 64 * 9), rel=0.1)
+    assert attending.attention.in_proj_weight.abs().max() < 1
+
+
+def test_only_what_needs_no_arguments_initialises():
+    class Applied(Own):
+        def init_weights(self, module):
+            raise AssertionError
+
+    class Called(Own):
+        def init_weights(self):
+            nn.init.eye_(self.head[-1].weight)
+
+    assert redistributed(Applied()).conv.bias.eq(0).all()
+    assert redistributed(Called()).head[-1].weight.std() > 0
+    trained = Called()
+    nn.init.uniform_(trained.norm.weight)
+    assert torch.equal(redistributed(trained).head[-1].weight, torch.eye(40, 64))
+
+
+def test_fixed_filters_stay_fixed():
+    model = nn.Sequential(
+        nn.Conv2d(3, 16, 3), nn.Conv2d(16, 16, 3, groups=16, bias=False), head(16)
+    )
+    blur = torch.tensor([1.0, 2.0, 1.0])
+    model[1].weight = nn.Parameter((blur[:, None] * blur / 16).expand(16, 1, 3, 3).clone(), False)
+    for width in (1.0, 2.0):
+        new = redistributed(model, width=width)[1].weight
+        assert not new.requires_grad
+        assert torch.equal(new, model[1].weight[:1].expand_as(new))
+    nn.init.normal_(model[1].weight)
+    assert torch.equal(redistributed(model)[1].weight, model[1].weight)
+    with pytest.raises(ValueError, match=r"frozen parameter 1\.weight .*requires_grad_\(True\)"):
+        redistributed(model, width=2.0)
+
+
+def test_the_check_leaves_nothing_behind():
+    class Counting(Own):
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(64, 1, 1))
+
+        def forward(self, images):
+            self.calls += 1
+            return super().forward(images) + self.calls.mean()
+
+    given = Counting()
+    given.norm.eval()
+    given.stem.weight._no_weight_decay = given.norm.bias._no_weight_decay = True
+    for width in (1.0, 2.0):
+        model = redistributed(given, width=width)
+        assert model.training
+        assert not model.norm.training
+        assert not model.calls.any()
+        assert model.stem.weight._no_weight_decay
+        assert model.norm.bias._no_weight_decay
+
+
+def test_modules_agree_with_their_new_sizes():
+    model = redistributed(Attending(), width=0.25)
+    new, attention = nn.MultiheadAttention(16, 4), model.attention
+    for name in ("embed_dim", "kdim", "vdim", "head_dim"):
+        assert getattr(attention, name) == getattr(new, name), name
+    assert spread(attention.in_proj_weight) == pytest.approx(math.sqrt(2 / 64), rel=0.1)
+    assert (model.channels, model.scale) == (16, 0.25)
+    stem = nn.Conv2d(3, 16, 3), nn.GroupNorm(4, 16, affine=False)
+    second = nn.Conv2d(16, 32, 3), nn.BatchNorm2d(32, affine=False)
+    model = redistributed(nn.Sequential(*stem, *second, head(32)), width=2.0)
+    assert (model[1].num_channels, model[3].num_features) == (32, 64)
+
+
+def test_the_papers_networks_through_timm_say_nothing_stale():
+    for model in ("timm/fredist_vgg19", fredist.create_model("vgg19")):
+        new = redistributed(model, "uniform", 0.5, image_size=32)
+        for name in ("network", "filters", "template", "width", "convention", "_model_args"):
+            assert not hasattr(new, name), name
+        assert new.redistribution.filters == (172,) * 16
+    new = redistributed("vgg19", "uniform", 0.5)
+    assert new.filters == new.network.filters == (172,) * 16
+
+
+def test_what_cannot_be_built_is_a_sentence():
+    for library in ("timm", "torchvision"):
+        assert sources.create(library, "resnet18", pretrained=False).conv1.out_channels == 64
+    with pytest.raises(ValueError, match="expected no pretrained"):
+        redistributed("resnet18", pretrained=True)
+    with pytest.raises(ValueError, match="expected a network with weights, got ReLU"):
+        redistributed(nn.ReLU())
+    with pytest.raises(ValueError, match=r"expected tensors that fit into memory, got \S+ with"):
+        redistributed(plain(), width=1e10)
