@@ -46,6 +46,11 @@ def redistribute(
     passed a forward pass, and says in `model.redistribution` what was done: its `table` of layers,
     `filters`, `params` and `macs` before and after, `to_json()` for `rebuild`.
 
+    A module of your own is built anew by its modules' own methods (`reset_parameters`, ...). Unless
+    it looks trained, what its values show otherwise, such as He's weights or norms of zeros, is
+    drawn as it is there; else a warning names parameters that nothing initialises. Frozen ones are
+    kept. Where a constructor did otherwise, apply that to the result: `model.apply(init)`.
+
     A budget chooses the width: the largest on a grid of 1e-4 with which the network costs no more
     than the original, `like` "params", "macs", "memory" or "latency", or than a number: `params`,
     `macs` of one image, `memory` in bytes (inference of 64 images, computed), `latency` in ms (one
@@ -116,7 +121,8 @@ def memory_of(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
 def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
     """Return the median of a pass over one image, in ms, and its upper 95% confidence bound."""
     image = sources.images(built, image_shape)
-    work = torch.inference_mode()(partial(built.eval(), image))
+    built.eval()
+    work = torch.inference_mode()(partial(built, image))
     times = sorted(passes_ms(work, image.device, seconds=0.3))
     n = len(times)
     # The median's bound is an order statistic: so many passes lie below it by a coin's toss.
