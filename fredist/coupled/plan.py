@@ -1,7 +1,7 @@
 """From a network and a template to a redistribution: by tracing it, or by the paper's own lists."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -10,7 +10,7 @@ from torch import nn
 from .. import templates
 from ..checks import check_integer
 from ..networks import FAMILIES, make_network
-from ..networks.network import DEFAULTS
+from ..networks.network import DEFAULTS, check_alone
 from . import sources
 from .channels import evaluate
 from .groups import Group, make_groups
@@ -47,7 +47,7 @@ class Traced:
             filters = _solved(units, template, width, vertex, rounding)
         else:
             asked = {"template": template, "width": width, "vertex": vertex, **rounding}
-            _refuse(what for what, value in asked.items() if value != DEFAULTS[what])
+            check_alone([what for what, value in asked.items() if value != DEFAULTS[what]])
         wished = {}
         for unit, size in zip(units, templates.check_filters(filters, len(units)), strict=True):
             wished |= unit.share(size, rounding.get("round_to"))
@@ -165,16 +165,6 @@ def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chan
             f"{source or type(model).__name__} with none: {reasons or 'no maps are made'}"
         )
     return Traced(source, options, shape, layers)
-
-
-def _refuse(given: Iterable[str]) -> None:
-    """Raise an error if anything else than filters is given beside them, as `make_network` does."""
-    if given := list(given):
-        raise ValueError(
-            "expected either filters or a template and width, got filters and "
-            f"{', '.join(given)}; redistribute a list of your own first: "
-            "filters=apply_template(filters, template, width)"
-        )
 
 
 def _solved(units: list[Group], template, width, vertex, rounding) -> list[int]:

@@ -113,12 +113,7 @@ def make_network(
     asked = {"template": template, "width": factor, "convention": convention, **exact}
     given = [what for what, value in asked.items() if value != DEFAULTS[what]]
     if filters is not None:
-        if given:
-            raise ValueError(
-                "expected either filters or a template and width, got filters and "
-                f"{', '.join(given)}; redistribute a list of your own first: "
-                "filters=apply_template(filters, template, width)"
-            )
+        check_alone(given)
     elif convention == "published":
         if unused := [what for what in given if what in exact]:
             raise ValueError(
@@ -140,6 +135,16 @@ def make_network(
             filters = scaled((*values, *fixed))
     head = family.heads[0] if head is None else head
     return Network(model, filters, num_classes, in_chans, head)
+
+
+def check_alone(given: Sequence[str]) -> None:
+    """Raise an error that names what is given beside filters of one's own, if anything is."""
+    if given:
+        raise ValueError(
+            f"expected either filters or a template and width, got filters and {', '.join(given)}; "
+            "redistribute a list of your own first: filters=apply_template(filters, template, "
+            "width)"
+        )
 
 
 def check_options(what: str, given: Iterable[str], options: Sequence[str]) -> None:
