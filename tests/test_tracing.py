@@ -198,7 +198,7 @@ def test_where_training_cannot_be_traced_evaluation_is_enough():
         x = net.conv(x)
         return net.head(x * torch.rand(len(x), 1, 1, 1) if net.training else x)
 
-    net = Net(run, conv=conv(3, 16), head=head(16), unused=nn.Parameter(torch.rand(16)))
+    net = Net(run, conv=conv(3, 16), head=head(16), unused=nn.Parameter(torch.ones(16)))
     assert quietly(net, "base", 2.0).redistribution.filters == (32,)
 
 
