@@ -73,10 +73,13 @@ def no_channels(attributes, read, shapes, guards) -> tuple[set[str], dict[tuple,
     >>> places = {("head", "bins", None): "s1", ("head", "inputs", None): "s2"}
     >>> no_channels(places, set(), {"conv.weight": ("s0", 3), "head.weight": (9, "s0*s1**2")}, ())
     ({'s1'}, {('head', 'inputs', None): 's2'})
+    >>> places = {("attention", "dim", None): "s3"}
+    >>> no_channels(places, {*places}, {"qkv.weight": ("s1", "s0")}, ["Eq(3*s3, (s1 + s2)//8)"])
+    (set(), {})
     """
     equations = [guard for guard in guards if guard.startswith("Eq(") and "Mod" not in guard]
     sums = [size for shape in (equations, *shapes.values()) for size in shape if symbols(size)]
-    terms = [(term, symbols(term)) for size in sums for term in re.split(" [+-] ", size)]
+    terms = [(term, symbols(term)) for size in sums for term in re.split(" [+-] |, ", size)]
     counts = {named[0] for term, named in terms if len(named) == 1 and "**" not in term}
     factors = {s for _, named in terms for s in named if not counts.isdisjoint(named)} - counts
     equated = {s for _, named in terms for s in named} - factors
