@@ -193,6 +193,20 @@ def test_norms_and_calls_of_other_kinds_leave_filters_free():
     assert (row.after, row.convs) == (24, 2)  # called three times
 
 
+class Standardised(nn.Conv2d):
+    """A convolution of weights that it standardises, as those of networks without norms."""
+
+    def forward(self, x):
+        rows = self.weight.reshape(1, self.out_channels, -1)
+        weight = F.batch_norm(rows, None, None, training=True).reshape_as(self.weight)
+        return F.conv2d(x, weight, self.bias, padding=1)
+
+
+def test_weights_that_are_reshaped_to_rows_of_filters_stay_free():
+    net = nn.Sequential(Standardised(3, 40, 3), Standardised(40, 24, 3), head(24))
+    assert quietly(net, "base", 0.5).redistribution.filters == (20, 12)
+
+
 def test_where_training_cannot_be_traced_evaluation_is_enough():
     def run(net, x):
         x = net.conv(x)

@@ -43,7 +43,8 @@ def _norm(func, *args, **kwargs) -> list[torch.Tensor]:
     found = [asked[name] for name in _OF_CHANNELS if asked.get(name) is not None]
     for tensor in found[1:]:
         torch._check(tensor.shape[0] == found[0].shape[1])
-    torch._check(found[0].shape[1] % asked.get("num_groups", 1) == 0)
+    if "num_groups" in asked:
+        torch._check(found[0].shape[1] % asked["num_groups"] == 0)
     return found
 
 
@@ -53,6 +54,9 @@ def _closed(tensor: torch.Tensor, *shape) -> tuple:
     rest = prod(size for size, free in zip(sizes, is_open, strict=True) if not free)
     if not any(is_open) or not isinstance(rest, torch.SymInt):
         return tensor, *shape
+    before, after = _first(tensor.shape), _first(sizes)
+    if None not in (before, after) and before.node.hint == after.node.hint:
+        torch._check(before == after)  # as a weight's first dimension is its `out_channels`
     quotient = tensor.numel() // rest
     if not _BY_SYMBOLS.search(str(quotient)):
         return tensor, *shape
@@ -61,3 +65,13 @@ def _closed(tensor: torch.Tensor, *shape) -> tuple:
     return tensor, tuple(
         number if free else size for size, free in zip(sizes, is_open, strict=True)
     )
+
+
+def _first(sizes) -> torch.SymInt | None:
+    """Return the product of sizes up to the first symbol; None where an open one comes before."""
+    product = 1
+    for size in sizes:
+        product *= size
+        if isinstance(size, torch.SymInt):
+            return product
+    return None
