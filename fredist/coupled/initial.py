@@ -228,7 +228,7 @@ def _find_law(found: list[tuple[float, Fans]], laws: Mapping[str, tuple]) -> Law
 def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) -> torch.Tensor:
     if not isinstance(old, nn.Parameter):
         return _repeated(f"the buffer {name}", old, shape)
-    if not (old.requires_grad and old.is_floating_point()):
+    if not _is_trainable(old):
         new = _repeated(f"the frozen parameter {name}", old, shape)
     elif shape == tuple(old.shape):
         new = old * factor  # as random as it was
