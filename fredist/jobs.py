@@ -260,7 +260,7 @@ def _make_it(job: Job, report: Callable, device, kind, deadline: float, how: str
         options = {"checkpoint": _beside(job, ".pt"), "deadline": deadline, "on_epoch": report}
         with machine.training(deadline, report):
             made = train(job, load(job.dataset), device, **options)
-    record = read_record(write_record(job, *made[:2], {"sessions": made[2], "how": how}))
+    record = write_record(job, *made[:2], {"sessions": made[2], "how": how})
     _beside(job, ".pt").unlink(missing_ok=True)
     if isinstance(job, Run) and not record.counts(kind):  # another kind's checkpoint was whole
         return _make_it(job, report, device, kind, deadline, how)

@@ -7,7 +7,7 @@ device, another machine) are alternatives.
 import json
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from os import PathLike
@@ -85,8 +85,8 @@ def write_record(
     history: Mapping,
     provenance: Mapping,
     folder: Path | None = None,
-) -> Path:
-    """Write a run's or a measurement's record into the user's folder and return its path.
+) -> Record:
+    """Write a run's or a measurement's record into the user's folder and return it.
 
     `provenance` has `sessions` at least. The name holds the hash of the content, so that a changed
     digit is found out; what could not be read again is not written.
@@ -99,9 +99,9 @@ def write_record(
     }
     text = json.dumps(content, indent=1, sort_keys=True, allow_nan=False) + "\n"
     path = Path(folder or runs_folder()) / f"{job.name}-{short_hash(text)}.json"
-    _parse(path, text.encode())
+    record = _parse(path, text.encode)
     write_whole(path, text)
-    return path
+    return record
 
 
 def heading(job: Run | Measurement) -> dict:
@@ -114,9 +114,8 @@ def heading(job: Run | Measurement) -> dict:
 def read_record(path: str | PathLike) -> Record:
     """Return the record in `path`, or raise `RecordError` naming the file and what is wrong."""
     path = Path(path)
-    _match(path)  # before it is read: other files may be huge
     try:
-        return _parse(path, path.read_bytes())
+        return _parse(path, path.read_bytes)
     except OSError as error:
         raise RecordError(f"{path} cannot be read: {error.strerror}") from None
 
@@ -130,8 +129,9 @@ def _match(path: Path) -> re.Match:
     )
 
 
-def _parse(path: Path, data: bytes) -> Record:
+def _parse(path: Path, read: Callable[[], bytes]) -> Record:
     match = _match(path)
+    data = read()  # only now: other files may be huge
     if short_hash(data) != match["content"]:
         raise RecordError(
             f"expected content with hash {match['content']} in {path}, got {short_hash(data)}: "

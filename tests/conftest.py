@@ -79,8 +79,7 @@ def written(own_runs):
             results |= {"train_top1_last": 60.0, "train_top1_best": 60.0}
             history["train_eval_top1"] = [60.0] * epochs
         session = {"device_type": device_type, "device": device, "epochs": [1, epochs]}
-        return write_record(
-            run, results, history, {"sessions": [session]} | provenance, folder or own_runs
-        )
+        provenance = {"sessions": [session]} | provenance
+        return write_record(run, results, history, provenance, folder or own_runs).path
 
     return write

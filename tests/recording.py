@@ -27,7 +27,7 @@ def trained(run, folder, top1, *devices, best=None, **results):
     history["test_top1"] = [*[values["top1_best"]] * (run.recipe.epochs - 1), values["top1_last"]]
     history["test_top5"] = [values["top5_last"]] * run.recipe.epochs
     sessions = [session(device) for device in devices or [CPU]]
-    return write_record(run, values, history, {"sessions": sessions}, folder)
+    return write_record(run, values, history, {"sessions": sessions}, folder).path
 
 
 def measured(network, folder, method, batch, results, device=GPU, *, day=0, **changed):
@@ -41,7 +41,7 @@ def measured(network, folder, method, batch, results, device=GPU, *, day=0, **ch
     finished = (datetime.now(UTC) + timedelta(days=day)).isoformat(timespec="seconds")
     where = {"sessions": [session(CPU if device == COMPUTED else device)], "finished": finished}
     one = Measurement(network, method=method, batch=batch, device=device, **fields)
-    return write_record(one, results, {}, where, folder)
+    return write_record(one, results, {}, where, folder).path
 
 
 def timed(median, spread=0.1):

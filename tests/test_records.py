@@ -90,7 +90,8 @@ def test_a_hash_that_fits_is_not_enough(tiny, written, changes):
 @pytest.mark.parametrize("changes", [{"method": "backward"}, {"quantity": "taste"}, {"version": 0}])
 def test_a_measurement_that_nobody_makes_is_named(own_runs, changes):
     session = {"device": "a device", "device_type": "cpu"}
-    path = write_record(measurement(), {"median_ms": 1.0}, {}, {"sessions": [session]}, own_runs)
+    provenance = {"sessions": [session]}
+    path = write_record(measurement(), {"median_ms": 1.0}, {}, provenance, own_runs).path
     identity = json.loads(path.read_text())["identity"] | changes
     if not identity["version"]:
         del identity["version"]
