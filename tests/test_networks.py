@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from fractions import Fraction
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -15,7 +16,7 @@ from torch import nn
 from torchvision.models import GoogLeNet
 from torchvision.models.googlenet import Inception
 
-from fredist import compare, create_model, departures, make_network
+from fredist import compare, create_model, departures, largest_width, make_network
 from fredist.networks import FAMILIES, Network
 from fredist.networks.families import NETWORKS
 from fredist.networks.network import CONVENTIONS
@@ -289,11 +290,11 @@ def test_importing_fredist_waits_for_nothing():
     assert (done.stdout, done.stderr) == ("(3, 1) 23520842\nset() True\n", "")
 
 
-@pytest.mark.parametrize("function", [create_model, compare, make_network])
-def test_unknown_models_are_refused(function):
-    choices = "choose from vgg19, resnet50, inception, mobilenet"
-    # What builds says who builds any other network.
-    choices += r"; fredist\.redistribute\('\w+', " if function is create_model else "$"
+@pytest.mark.parametrize(
+    "function", [create_model, compare, make_network, partial(largest_width, macs=1e9)]
+)
+def test_unknown_models_are_refused_and_what_takes_them_is_named(function):
+    choices = r"choose from vgg19, resnet50, inception, mobilenet; fredist\.redistribute\('\w+', "
     for name, hint in (("googlenet", r" \(did you mean 'inception'\?\)"), ("resnet18", "")):
         with pytest.raises(ValueError, match=f"unknown model '{name}'{hint}; {choices}"):
             function(name)

@@ -7,10 +7,9 @@ import itertools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..checks import closest
 from ..templates import TEMPLATES
 from .budget import largest_width
-from .families import FAMILIES, NETWORKS
+from .families import FAMILIES, NETWORKS, check_model
 from .network import CONVENTIONS, Network, check_options, make_network
 
 if TYPE_CHECKING:
@@ -63,15 +62,11 @@ def create_model(
     >>> model.filters[:3], model.num_features
     ((172, 172, 172), 172)
     """
+    check_model(name)
     from .registry import create  # timm takes seconds to import, which filters alone can spare
 
     arguments = {"template": template, "width": width, "num_classes": num_classes}
     arguments |= {"in_chans": in_chans, "filters": filters, "convention": convention}
-    if isinstance(name, str) and name not in FAMILIES:
-        raise ValueError(
-            f"unknown model {name!r}{closest(name, FAMILIES)}; choose from {', '.join(FAMILIES)}; "
-            f"fredist.redistribute({name!r}, ...) takes any other network"
-        )
     return create(name, **arguments, **options)
 
 

@@ -3,6 +3,7 @@
 import json
 from dataclasses import dataclass
 
+from ..checks import check_choice
 from ..paths import PUBLISHED
 
 # Model, template: filters of every layer, the strength of the evidence, and how the paper departs
@@ -19,6 +20,15 @@ class Family:
     layer: str  # what one of the D redistributed layers is
     heads: tuple[str, ...] = ("pool",)
     fixed: int | None = None  # the place of the one layer that is not redistributed
+
+
+def check_model(name: str) -> str:
+    """Return the name of one of the four models, or raise an error that says what takes others."""
+    try:
+        return check_choice("model", name, FAMILIES)
+    except ValueError as error:
+        others = f"fredist.redistribute({name!r}, ...) takes any other network"
+        raise ValueError(f"{error}; {others}") from None
 
 
 def six_sizes(module: int | tuple) -> tuple[int, ...]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ..checks import check_choice, check_flag, check_integer, closest
 from ..templates import TEMPLATES, VERTICES, check_filters, exact_width, round_filters, solve
 from . import costs
-from .families import FAMILIES, NETWORKS
+from .families import FAMILIES, NETWORKS, check_model
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,7 +44,7 @@ class Network:
     head: str = "pool"
 
     def __post_init__(self):
-        check_choice("model", self.model, FAMILIES)
+        check_model(self.model)
         check_choice(f"head of {self.model}", self.head, FAMILIES[self.model].heads)
         # In one form: equal networks are one, whatever kind of list or number described them.
         change = partial(object.__setattr__, self)
@@ -104,7 +104,7 @@ def make_network(
     >>> make_network("resnet50", "uniform", convention="published").filters
     (200, 200, 200, 200)
     """
-    family = FAMILIES[check_choice("model", model, FAMILIES)]
+    family = FAMILIES[check_model(model)]
     check_choice("template", template, TEMPLATES)
     check_choice("convention", convention, CONVENTIONS)
     check_choice("vertex", vertex, VERTICES)

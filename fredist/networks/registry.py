@@ -5,7 +5,6 @@ import inspect
 from timm.models import load_checkpoint, register_model, resolve_pretrained_cfg
 from torch import nn
 
-from ..checks import check_choice
 from .build import default_cfgs  # noqa: F401 - timm reads them here when a model registers
 from .families import FAMILIES
 from .network import DEFAULTS, check_options, make_network
@@ -20,7 +19,6 @@ _FEATURES = ("out_indices", "feature_cls")
 
 def create(model: str, **kwargs) -> nn.Module:
     """Return a network built from `create_model`'s keyword arguments and timm's."""
-    check_choice("model", model, FAMILIES)
     options = _TIMMS + (_RESNETS if model == "resnet50" else ())
     options += _FEATURES if kwargs.get("features_only") else ()
     timms = {option: kwargs.pop(option) for option in options if option in kwargs}
