@@ -41,9 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for one, why in failed.items():
             print(f"{one}: {why}", file=sys.stderr)
         return int(bool(failed))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("\ninterrupted: nothing is lost, the same command continues", file=sys.stderr)
-        return 130
+        return 128 + next(iter(stop.args), signal.SIGINT)  # as shells and schedulers have it
     except BrokenPipeError:  # `| head` has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -222,8 +222,13 @@ def _options(arguments: Sequence[str] | None) -> dict:
     return vars(options)
 
 
+def _terminate(number: int, frame) -> None:
+    """End all as Ctrl-C does."""
+    raise KeyboardInterrupt(number)
+
+
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends all as Ctrl-C does
+    signal.signal(signal.SIGTERM, _terminate)
     status = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt the clean-up
     sys.exit(status)

@@ -140,7 +140,7 @@ def test_a_signal_to_the_terminal_ends_all_in_one_sentence(run, own_runs, tmp_pa
     kernel = int(begun.read_text())
     os.killpg(process.pid, number)
     said = "\ninterrupted: nothing is lost, the same command continues\n"
-    assert finished(process) == (130, "", said)
+    assert finished(process) == (128 + number, "", said)
     assert not begun.exists()  # what a cell leaves half made it takes back
     with pytest.raises(ProcessLookupError):
         os.kill(kernel, 0)
