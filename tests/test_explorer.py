@@ -285,6 +285,7 @@ def test_a_traced_network_is_shown_when_it_comes_and_kept(opened):
     opened(work)
 
 
+@pytest.mark.slow
 def test_a_budget_of_memory_is_searched_beside_the_page(opened):
     async def work(page, measuring, training):
         await rest(page)

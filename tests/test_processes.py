@@ -183,7 +183,7 @@ def test_on_two_cores_two_are_trained_at_once_and_one_that_dies_fails_alone(
     capsys,
 ):
     torch.set_num_threads(2)
-    dying = tiny(epochs=40, lr_steps=(30,))  # the longest, hence the first
+    dying = tiny(epochs=16, lr_steps=(12,))  # the longest, hence the first
     good = [tiny(), tiny("mobilenet"), bad(seed=2)]
 
     def kill():
@@ -273,7 +273,8 @@ def both_train(folder):
     wait_for(lambda: len(list((folder / "unfinished").glob("vgg19-*.pt"))) == 2)
 
 
-@pytest.mark.parametrize("stopped", [pytest.param(False, marks=pytest.mark.slow), True])
+@pytest.mark.slow
+@pytest.mark.parametrize("stopped", [False, True])
 def test_ctrl_c_in_a_terminal_is_one_sentence(own_runs, command, stopped):
     ours, theirs = pty.openpty()
     process = command(theirs)

@@ -50,7 +50,10 @@ def differing(first, second):
 
 
 # Nothing tells timm of fredist before one of its networks is asked for, or its registry.
-@pytest.mark.parametrize("imports", ["import timm, fredist", "import fredist, timm"])
+@pytest.mark.parametrize(
+    "imports",
+    ["import timm, fredist", pytest.param("import fredist, timm", marks=pytest.mark.slow)],
+)
 def test_timm_knows_the_four(imports):
     code = f"""{imports}
 print(timm.list_models("fredist_*"))
