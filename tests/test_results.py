@@ -1,6 +1,8 @@
 """The one frame: what it takes of the records, and what it leaves out and says so."""
 
 import math
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -298,3 +300,12 @@ def test_gains_pair_the_seeds_that_both_have(tmp_path):
     assert "base" not in gain.index
     printed = gains(frame, "top1_best", "published").set_index("template")
     assert printed["gain"].to_dict() == {"reverse": 0.88, "uniform": 0.72}
+
+
+def test_showing_what_there_is_needs_no_pytorch():
+    """Which takes seconds to import, in each notebook that shows it."""
+    code = "import sys; from fredist import figures, paper, results, tables, verdicts; "
+    code += "results.collect(paper.choose('figure3', 'smoke')); "
+    code += "print({'torch', 'timm'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.stdout, done.stderr) == ("set()\n", "")
