@@ -393,15 +393,27 @@ class Auxiliary(nn.Module):
 
 
 def test_auxiliary_classifiers_are_redistributed_too():
-    model = quietly(Auxiliary(), "uniform", 0.5, image_size=32)
+    model = quietly(Auxiliary(), "uniform", 0.75, image_size=32)
     main, auxiliary = model.train()(torch.rand(2, 3, 32, 32))
     (main.sum() + auxiliary.sum()).backward()
     assert main.shape == auxiliary.shape == (2, 10)
     assert [row.layer for row in model.redistribution.rows] == ["stem", "last", "reduce"]
-    assert model.auxiliary.in_features == model.reduce.out_channels * 4 == 8 * 4
+    assert model.auxiliary.in_features == model.reduce.out_channels * 4 == 12 * 4
     # What the auxiliary classifiers cost in training is no part of one image's MACs.
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.rand(1, 3, 32, 32))
+    assert model.redistribution.macs[1] == counter.get_total_flops() // 2
+
+
+@pytest.mark.slow
+def test_googlenets_auxiliary_classifiers_are_redistributed_too():
+    model = quietly("torchvision/googlenet", "uniform", 0.2, init_weights=False)
+    main, first, second = model.train()(torch.rand(2, 3, 96, 96))
+    (main.sum() + first.sum() + second.sum()).backward()
+    assert main.shape == first.shape == second.shape == (2, 1000)
+    assert model.aux1.conv.conv.in_channels == model.inception4a.branch1.conv.out_channels * 4
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.rand(1, 3, 224, 224))
     assert model.redistribution.macs[1] == counter.get_total_flops() // 2
 
 
