@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from test_train import Stop, assert_same_state, outcome, stop, tiny
+from test_train import LAYOUTS, Stop, assert_same_state, outcome, stop, tiny
 
 from fredist import steps
 from fredist.batches import ResidentImages
@@ -21,7 +21,6 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU that PyTorch can use"),
 ]
-LAYOUTS = [("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last")]
 
 
 @pytest.fixture(scope="module")

@@ -95,7 +95,10 @@ def test_the_base_at_width_one_is_the_original_to_the_last_parameter():
         assert (plan.params[0], plan.shapes, plan.integers) == (plan.params[1], {}, ())
 
 
-@pytest.mark.parametrize("name", ["resnet18", "test_efficientnet"])
+@pytest.mark.parametrize(
+    "name",
+    ["resnet18", "test_efficientnet", pytest.param("convnext_atto", marks=pytest.mark.slow)],
+)
 def test_layers_do_not_depend_on_the_size_of_the_images(name):
     """Though the last stage's maps are one pixel for images of 32."""
     small, own = (study(name, size).found.layers for size in (32, None))

@@ -386,16 +386,16 @@ def test_where_no_graph_can_be_made_a_step_is_as_if_none_had_been_tried():
 
 # -- stopped and continued
 
+LAYOUTS = [("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last")]
+# As the author's code trains, and as studies do; the others are with the slow tests.
+QUICK = {("vgg19", *LAYOUTS[0]), ("mobilenet", *LAYOUTS[1])}
+QUICK |= {(model, *LAYOUTS[2]) for model in MODELS if model != "mobilenet"}
+CASES = [(model, *layout) for model in MODELS for layout in LAYOUTS]
+
 
 @pytest.mark.parametrize(
     ("model", "precision", "memory_format"),
-    [  # as the author's code trains, and as studies do
-        ("vgg19", "float32", "contiguous"),
-        ("vgg19", "bfloat16", "channels_last"),
-        ("resnet50", "bfloat16", "channels_last"),
-        ("inception", "bfloat16", "channels_last"),
-        ("mobilenet", "float32", "channels_last"),
-    ],
+    [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
 )
 def test_stopped_after_each_epoch_and_within_one_it_ends_the_same(
     digits, tmp_path, model, precision, memory_format
