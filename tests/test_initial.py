@@ -96,6 +96,33 @@ def test_weights_and_biases_follow_pytorchs_law_for_the_new_fans(make, width):
     assert checked >= 3
 
 
+def test_a_recurrent_layers_values_follow_its_hidden_size():
+    class Reading(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.lstm = nn.Conv2d(3, 16, 3), nn.LSTM(16, 64, batch_first=True)
+
+        def forward(self, images):
+            return self.lstm(self.stem(images).mean(3).mT)[0].mean(1)[:, :5]
+
+    lstm = redistributed(Reading(), width=2).lstm
+    assert (lstm.input_size, lstm.hidden_size) == (32, 128)
+    for value in lstm.parameters():
+        assert spread(value) == pytest.approx(1 / math.sqrt(3 * 128), rel=0.1)
+
+
+def test_spectral_norms_are_those_of_the_new_weights():
+    norm = parametrizations.spectral_norm
+    given = nn.Sequential(norm(nn.Conv2d(3, 32, 3)), norm(nn.Conv2d(32, 16, 3)), head(16))
+    for width, filters in ((1.0, 32), (0.5, 16)):
+        model = redistributed(given.eval(), width=width)
+        assert model[1].parametrizations.weight[0]._v.shape == (9 * filters,)
+        for conv in model[:2]:
+            largest = torch.linalg.svdvals(conv.weight.detach().flatten(1))[0]
+            assert float(largest) == pytest.approx(1, abs=0.1)
+            assert not any(module.training for module in conv.modules())
+
+
 def test_a_classifiers_few_biases_follow_too_by_name():
     fc = redistributed("torchvision/resnet18", width=0.25, num_classes=10).fc
     assert fc.bias.detach().abs().max() > 0.05  # within 0.044 before: 512 features then, now 128

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from collections import OrderedDict
 from functools import partial
 from itertools import product
 
@@ -309,6 +310,29 @@ def test_what_cannot_be_done_is_a_sentence():
         ValueError, match=r"expected a network that torch\.export traces with images"
     ):
         quietly("torchvision/alexnet", "uniform", image_size=16)
+
+
+def test_what_is_wrapped_around_a_network_is_refused_by_name():
+    net = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3))
+    for wrapped, inside in (
+        (nn.DataParallel(net), "DataParallel around it: give its .module"),
+        (torch.optim.swa_utils.AveragedModel(net), "AveragedModel around it: give its .module"),
+        (torch.compile(net), "OptimizedModule around it: give its ._orig_mod"),
+        (torch.jit.trace(net, torch.rand(1, 3, 8, 8)), "what torch.jit made of it, a Top"),
+    ):
+        with pytest.raises(ValueError, match=f"expected the network itself, got {inside}"):
+            quietly(wrapped, "uniform", image_size=8)
+    named = nn.Sequential(OrderedDict(module=net, head=nn.Conv2d(8, 4, 3)))
+    assert quietly(named, "uniform", image_size=16).redistribution.filters == (8, 8)
+
+
+@pytest.mark.slow
+def test_torchvisions_segmentation_networks_are_known_by_name():
+    model = quietly("lraspp_mobilenet_v3_large", "uniform", like="macs", num_classes=5)
+    assert model.redistribution.image_shape == (3, 520, 520)
+    assert set(model.redistribution.filters) == {85}
+    model = rebuild(model.redistribution.to_json())
+    assert model(torch.rand(2, 3, 64, 64))["out"].shape == (2, 5, 64, 64)
 
 
 class Partial(nn.Module):

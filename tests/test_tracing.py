@@ -193,6 +193,23 @@ def test_norms_and_calls_of_other_kinds_leave_filters_free():
     assert (row.after, row.convs) == (24, 2)  # called three times
 
 
+def test_what_reads_a_sequence_of_columns_leaves_filters_free():
+    """As of networks that read text: the images' columns are the steps of an LSTM or a GRU."""
+
+    def run(net, x):
+        columns = net.b(net.a(x)).permute(0, 3, 1, 2).flatten(2)
+        return net.last(net.gru(net.lstm(columns)[0])[0])
+
+    lstm = nn.LSTM(16 * 24, 20, num_layers=2, bidirectional=True, batch_first=True)
+    net = Net(run, a=conv(3, 16), b=conv(16, 24), lstm=lstm, last=nn.Linear(20, 10))
+    net.gru = nn.GRU(40, 20, batch_first=True)
+    model = quietly(net, "reverse", 0.5)
+    assert model.redistribution.filters == (12, 8)
+    assert (model.lstm.input_size, model.gru.input_size) == (16 * 8, 2 * model.lstm.hidden_size)
+    each = sum(p.numel() for p in net.lstm.parameters() if p.dim() > 1)
+    assert model.redistribution.macs[0] == flops(net) + 16 * each  # PyTorch's has the GRU's alone
+
+
 class Standardised(nn.Conv2d):
     """A convolution of weights that it standardises, as those of networks without norms."""
 

@@ -118,6 +118,11 @@ def symbols(size: Size) -> tuple[str, ...]:
     return tuple(dict.fromkeys(_SYMBOL.findall(size))) if isinstance(size, str) else ()
 
 
+def size_of(size) -> Size:
+    """Return a size of PyTorch's as a number, or as an expression of symbols."""
+    return int(size) if str(size).isdigit() else str(size)
+
+
 def evaluate(size: Size, values: Mapping[str, int]) -> int:
     """Return an expression's value.
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 
 class Fans(NamedTuple):
@@ -86,6 +87,7 @@ def newly_built(model: nn.Module) -> nn.Module:
             new.copy_(old)
         elif _is_set(new) or not _is_alike(old, new):
             new.copy_(drawn(old, old.shape))
+    _renew_spectral_norms(built)
     if kept:
         warnings.warn(
             f"expected fresh values for all parameters, but nothing initialises {', '.join(kept)} "
@@ -115,7 +117,7 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     sizes = {id(tensor): shapes.get(name, tuple(tensor.shape)) for name, tensor in named}
     for module in model.modules():
         for key, old in (*module._parameters.items(), *module._buffers.items()):
-            if old is None or id(old) in twins:
+            if old is None or id(old) in twins or isinstance(module, _SpectralNorm):
                 continue
             shape, factor = sizes[id(old)], 1.0
             law, weight = laws.get((type(module), key)), _weight(module, old)
@@ -128,6 +130,7 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
         for key, old in (*module._parameters.items(), *module._buffers.items()):
             if id(old) in twins:
                 setattr(module, key, twins[id(old)])
+    _renew_spectral_norms(model)
 
 
 def find_laws(model: nn.Module) -> dict[tuple[type, str], Law]:
@@ -165,6 +168,15 @@ def _initialise(module: nn.Module) -> None:
         for name in module.parametrizations if parametrize.is_parametrized(module) else ():
             with contextlib.suppress(NotImplementedError, ValueError):  # it has no inverse
                 setattr(module, name, getattr(module, name))
+
+
+def _renew_spectral_norms(model: nn.Module) -> None:
+    """Begin their power iterations anew, as for new weights: what they hold was of others."""
+    for weight in [m for m in model.modules() if isinstance(m, parametrize.ParametrizationList)]:
+        for place, norm in enumerate(weight):
+            if isinstance(norm, _SpectralNorm) and weight.original.dim() > 1:  # else it has none
+                own = norm.n_power_iterations, norm.dim, norm.eps
+                weight[place] = _SpectralNorm(weight.original, *own).train(norm.training)
 
 
 def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> bool:
@@ -210,6 +222,9 @@ def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
 def _fans(module: nn.Module, weight: torch.Tensor, shape: tuple[int, ...] | None = None) -> Fans:
     """Return a weight's fans, in another shape if one is given; a depthwise one's groups follow."""
     shape = weight.shape if shape is None else shape
+    if isinstance(module, nn.RNNBase):  # PyTorch spreads all its values by its hidden size
+        hidden = shape[0] * module.hidden_size // weight.shape[0]
+        return Fans(hidden, hidden, 1)
     groups = module.groups if isinstance(module, _ConvNd) else 1
     groups = shape[0] if 1 < groups == weight.shape[0] else groups
     return Fans(prod(shape[1:]), shape[0] * prod(shape[2:]), groups)

@@ -118,6 +118,7 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
     (240, 240, 240)
     """
     if isinstance(model, nn.Module):
+        sources.check_own(model)
         in_chans = options.pop("in_chans", None) or sources.first_channels(model)
         if options:
             raise TypeError(

@@ -8,6 +8,7 @@ from torch import nn
 from ..checks import check_integer, closest
 
 LIBRARIES = ("timm", "torchvision")
+_WRAPPERS = ("torch.nn.parallel.", "torch.distributed.", "torch.optim.", "torch._dynamo.")
 _WEIGHTS = ("pretrained", "checkpoint_path", "weights")  # options of both
 
 
@@ -46,7 +47,22 @@ def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> 
 
     if in_chans != 3:
         raise ValueError(f"expected in_chans=3 with torchvision's networks, got {in_chans}")
+    if name in torchvision.models.list_models(module=torchvision.models.segmentation):
+        options = {"weights_backbone": None} | options  # which it would fetch
     return torchvision.models.get_model(name, weights=None, **options)
+
+
+def check_own(model: nn.Module) -> None:
+    """Raise an error for what is wrapped around a network, or was compiled from one."""
+    kind, made_by = type(model).__name__, type(model).__module__
+    if isinstance(model, torch.jit.ScriptModule):
+        raise ValueError(f"expected the network itself, got what torch.jit made of it, a {kind}")
+    for inside in ("module", "_orig_mod"):  # DataParallel's and its kind's, torch.compile's
+        if made_by.startswith(_WRAPPERS) and isinstance(getattr(model, inside, None), nn.Module):
+            raise ValueError(
+                f"expected the network itself, got {kind} around it: give its .{inside}, and wrap "
+                "what comes back"
+            )
 
 
 def create_bare(library: str, name: str, **options) -> nn.Module:
@@ -64,7 +80,8 @@ def own_size(library: str, name: str) -> int | None:
         return None
     from torchvision import models
 
-    return models.get_model_weights(name).DEFAULT.transforms.keywords["crop_size"]
+    sizes = models.get_model_weights(name).DEFAULT.transforms.keywords
+    return sizes.get("crop_size") or sizes["resize_size"]  # of segmentation
 
 
 def first_channels(model: nn.Module) -> int:
@@ -99,4 +116,4 @@ def _names(library: str) -> Iterable[str]:
         return timm.list_models()
     from torchvision import models
 
-    return models.list_models(module=models)
+    return [n for one in (models, models.segmentation) for n in models.list_models(module=one)]

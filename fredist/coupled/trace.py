@@ -13,7 +13,6 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from functools import partial
-from math import prod
 
 import torch
 from torch import nn
@@ -22,8 +21,9 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedTensorMixin
 
 from . import sources
-from .channels import BATCH, Channels, Conv, Size, likely, no_channels, symbols
+from .channels import BATCH, Channels, Conv, Size, likely, no_channels, size_of, symbols
 from .plainly import Plainly
+from .products import plain, products
 
 # Names of integers of a module that are no channel counts, whatever their value.
 _NOT_CHANNELS = re.compile(
@@ -97,7 +97,7 @@ def _trace(
             f"expected a network that torch.export traces with images of {image_shape}, got "
             f"{type(error).__name__}: {words[0][:300]}; {hint}"
         ) from error
-    nodes = list(_plain(program).graph.nodes)
+    nodes = list(plain(program).graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
     held = [node for node in nodes if node.op == "placeholder" and node.name in given]
     held = held[: len(inputs)]
@@ -105,7 +105,7 @@ def _trace(
         name in trained and not node.users and name not in runner.normed
         for name, node in zip(tensors, held, strict=False)
     )
-    shapes = [tuple(map(_size, node.meta["val"].shape)) for node in held]
+    shapes = [tuple(map(size_of, node.meta["val"].shape)) for node in held]
     # A symbol that is still free is the plain size of the tensor that it came from.
     pairs = (
         pair for t, s in zip(inputs, shapes, strict=True) for pair in zip(s, t.shape, strict=True)
@@ -119,13 +119,13 @@ def _trace(
     }
     kept, unread = no_channels(attributes, read, named, guards)
     attributes |= likely(unread, named, sizes)
-    attributes |= {place: _size(size) for place, size in runner.groups.items()}
+    attributes |= {place: size_of(size) for place, size in runner.groups.items()}
     returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
-    kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(_size(size))}
+    kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(size_of(size))}
     maps |= _maps(runner.ran)
     convs = [
-        Conv(name, _size(inputs), _size(shape[1]), name in maps)
+        Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
         for name, inputs, shape in runner.ran
     ]
     channels = Channels(
@@ -134,7 +134,7 @@ def _trace(
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(_products(_behind(returned[:outputs]))),
+        tuple(products(returned[:outputs])),
         guards,
         frozenset(kept),
     )
@@ -222,7 +222,7 @@ def set_integers(model: nn.Module, integers: Mapping) -> None:
 
 def _maps(ran: list[tuple]) -> set[str]:
     """Return the names of convolutions that made more than one pixel."""
-    return {name for name, _, shape in ran if any(_size(size) != 1 for size in shape[2:])}
+    return {name for name, _, shape in ran if any(size_of(size) != 1 for size in shape[2:])}
 
 
 def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]:
@@ -231,7 +231,10 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
         own = type(module).__module__.startswith("torch.nn.modules")
         own &= not isinstance(module, _InstanceNorm)  # compares it with what it is given
         for attribute, held in vars(module).items():
-            if attribute.startswith("_") or _NOT_CHANNELS.fullmatch(attribute):
+            # Everywhere else an input's size is that of images.
+            features = isinstance(module, nn.RNNBase) and attribute == "input_size"
+            other = _NOT_CHANNELS.fullmatch(attribute) and not features
+            if attribute.startswith("_") or other:
                 continue
             if own and attribute in _UNREAD:
                 continue
@@ -271,10 +274,6 @@ def _dynamic(tensor: torch.Tensor) -> dict | None:
     return {dim: Dim.AUTO for dim in dims if tensor.shape[dim] > 1} or None
 
 
-def _size(size) -> Size:
-    return int(size) if str(size).isdigit() else str(size)
-
-
 def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     """Return what must hold beyond sizes that are one: sums, remainders, slices that are there.
 
@@ -286,50 +285,6 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     # What is unequal in PyTorch's own code chose a way through that; else, one through the network.
     found = [e for e, g in found if not (e.startswith("Ne") and _INTERNAL.search(repr(g)))]
     return tuple(dict.fromkeys(filter(symbols, found)))
-
-
-def _behind(outputs: list[torch.fx.Node]) -> set[torch.fx.Node]:
-    """Return all nodes that outputs need: what they cost, without auxiliary ones."""
-    found, waiting = set(), [*outputs]
-    while waiting:
-        if (node := waiting.pop()) not in found:
-            found.add(node)
-            waiting += node.all_input_nodes
-    return found
-
-
-def _plain(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return a program whose contractions are matrix products, which `_products` counts."""
-    kinds = {"einsum", "tensordot", "inner"}
-    if kinds.isdisjoint(_kind(node.target) for node in program.graph.nodes):
-        return program
-    known = torch.export.default_decompositions()
-    return program.run_decompositions({op: how for op, how in known.items() if _kind(op) in kinds})
-
-
-def _kind(op) -> str:
-    return str(op).removeprefix("aten.").split(".")[0]
-
-
-def _products(nodes) -> Iterator[Size]:
-    """Yield the multiply-accumulates of each convolution and matrix product, for BATCH images."""
-    for node in nodes:
-        kind = _kind(node.target)
-        inputs = [a.meta["val"] for a in node.args if isinstance(a, torch.fx.Node)]
-        shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
-        if kind.startswith("conv_transpose"):
-            yield _size(prod(shapes[0]) * prod(shapes[1][1:]))
-        elif kind.startswith("conv"):
-            yield _size(prod(node.meta["val"].shape) * prod(shapes[1][1:]))
-        elif kind == "bilinear":
-            yield _size(prod(node.meta["val"].shape) * prod(shapes[2][1:]))
-        elif kind in ("linear", "mm", "bmm", "matmul", "mv", "dot"):
-            yield _size(prod(node.meta["val"].shape) * shapes[0][-1])
-        elif kind in ("addmm", "baddbmm"):
-            yield _size(prod(node.meta["val"].shape) * shapes[1][-1])
-        elif kind == "scaled_dot_product_attention":
-            (*batch, rows, _), (*_, columns, _), (*_, features) = shapes[:3]
-            yield _size(prod(batch) * rows * columns * (shapes[0][-1] + features))
 
 
 @contextlib.contextmanager
