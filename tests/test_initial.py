@@ -121,6 +121,9 @@ def test_spectral_norms_are_those_of_the_new_weights():
             largest = torch.linalg.svdvals(conv.weight.detach().flatten(1))[0]
             assert float(largest) == pytest.approx(1, abs=0.1)
             assert not any(module.training for module in conv.modules())
+    by_hooks = nn.Sequential(torch.nn.utils.spectral_norm(nn.Conv2d(3, 32, 3)), head(32))
+    with pytest.raises(ValueError, match=r"0\.weight_u with .*\.parametrizations\."):
+        redistributed(by_hooks, width=0.5)
 
 
 def test_a_classifiers_few_biases_follow_too_by_name():

@@ -260,11 +260,12 @@ def _repeated(what: str, old: torch.Tensor, shape: tuple[int, ...]) -> torch.Ten
         if before != after:
             same = same.narrow(dim, 0, 1)
             if not old.is_meta and not torch.equal(same.expand_as(old), old):
+                hint = "; requires_grad_(True) has it drawn anew" * isinstance(old, nn.Parameter)
+                if what.endswith(("_u", "_v")):  # torch.nn.utils.spectral_norm's, by hooks
+                    hint = "; torch.nn.utils.parametrizations.spectral_norm's is known"
                 raise ValueError(
                     f"expected {what} with equal values along dimension {dim}, whose size changes "
-                    f"from {before} to {after}: what belongs there is unknown"
-                    + "; requires_grad_(True) has it drawn anew"
-                    * isinstance(old, nn.Parameter)
+                    f"from {before} to {after}: what belongs there is unknown{hint}"
                 )
     return same.expand(shape).clone()
 
