@@ -97,18 +97,21 @@ def test_weights_and_biases_follow_pytorchs_law_for_the_new_fans(make, width):
 
 
 def test_a_recurrent_layers_values_follow_its_hidden_size():
+    """Not what it reads, though they are as if they did where that is three times as much."""
+
     class Reading(nn.Module):
         def __init__(self):
             super().__init__()
-            self.stem, self.lstm = nn.Conv2d(3, 16, 3), nn.LSTM(16, 64, batch_first=True)
+            self.stem, self.lstm = nn.Conv2d(3, 96, 3), nn.LSTM(96, 32, batch_first=True)
 
         def forward(self, images):
-            return self.lstm(self.stem(images).mean(3).mT)[0].mean(1)[:, :5]
+            return self.lstm(self.stem(images).mean(3).mT)[0].mean(1)
 
     lstm = redistributed(Reading(), width=2).lstm
-    assert (lstm.input_size, lstm.hidden_size) == (32, 128)
+    assert (lstm.input_size, lstm.hidden_size) == (192, 32)
     for value in lstm.parameters():
-        assert spread(value) == pytest.approx(1 / math.sqrt(3 * 128), rel=0.1)
+        rel = 0.1 if value.dim() > 1 else 0.35
+        assert spread(value) == pytest.approx(1 / math.sqrt(3 * 32), rel=rel)
 
 
 def test_spectral_norms_are_those_of_the_new_weights():

@@ -87,7 +87,6 @@ def newly_built(model: nn.Module) -> nn.Module:
             new.copy_(old)
         elif _is_set(new) or not _is_alike(old, new):
             new.copy_(drawn(old, old.shape))
-    _renew_spectral_norms(built)
     if kept:
         warnings.warn(
             f"expected fresh values for all parameters, but nothing initialises {', '.join(kept)} "
