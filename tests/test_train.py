@@ -321,13 +321,13 @@ def test_a_cpu_without_bfloat16_computes_what_one_with_it_does(layer, shape):
 
 @pytest.mark.parametrize("model", MODELS)
 def test_the_fast_path_takes_the_plain_paths_step(model):
-    # Stated tolerances: the loss to 2%, the gradient's length to 10%, its direction at the
-    # classifier to a cosine of 0.95. ResNet-50 needs them: over four seeds, with bfloat16 of the
-    # processor's own or rounded products, it was within 1.1%, 8.1% and 0.966 (the others 0.2%, 3.3%
-    # and 0.989). Further down batch norms over many layers turn rounding into direction: of the
-    # whole of its gradient the cosine is 0.2, and only accuracies can be compared.
-    x = torch.rand(32, 3, 32, 32, generator=torch.Generator().manual_seed(0))
-    y = torch.arange(32) % 10
+    # Stated tolerances: the loss to 1%, the gradient's length to 5%, its direction at the
+    # classifier to a cosine of 0.98. Further down batch norms over many layers turn rounding into
+    # direction: of the whole of ResNet-50's the cosine is 0.2, and only accuracies can be compared.
+    # The recipe's own batch: of 32 images rounding alone moved ResNet-50's loss by up to 1.1%, on
+    # one kind of processor and not on others; of 128 by up to 0.5% on each.
+    x = torch.rand(128, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(128) % 10
     losses, gradients = [], []
     fast = PROFILES["small"].cifar.recipe_for(model, "uniform")
     for recipe in (Recipe(), fast):
@@ -337,10 +337,10 @@ def test_the_fast_path_takes_the_plain_paths_step(model):
             losses.append(train_step(network, make_optimizer(network, recipe), x, y, recipe)[1])
         gradients.append([p.grad.flatten() for p in network.parameters()])
     plain, quick = (torch.cat(own).norm().item() for own in gradients)
-    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.02)
-    assert quick == pytest.approx(plain, rel=0.1)
+    assert losses[1].item() == pytest.approx(losses[0].item(), rel=0.01)
+    assert quick == pytest.approx(plain, rel=0.05)
     classifiers = [torch.cat(own[-2:]) for own in gradients]
-    assert torch.cosine_similarity(*classifiers, dim=0) > 0.95
+    assert torch.cosine_similarity(*classifiers, dim=0) > 0.98
 
 
 def test_dense_gradients_change_no_bit(monkeypatch):
