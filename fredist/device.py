@@ -101,10 +101,13 @@ def thread_count(device: torch.device) -> int | None:
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Return whether a device computes in bfloat16 itself; no CPU with x86 but no AVX-512 does."""
+    """Return whether a device computes in bfloat16 itself: of x86 some CPUs with AVX-512 do."""
     if device.type == "cuda":
         return torch.cuda.get_device_capability(device) >= (8, 0)
-    return torch.backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if not (backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
+        return False
+    # PyTorch's answer is yes for every AVX-512, of which some compute it in software.
+    return torch.cpu._is_avx512_bf16_supported() or not torch.cpu._is_avx512_supported()
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from fredist.device import (
     choose_device,
     describe,
     full_float32,
+    has_bfloat16,
     keep_freed_memory,
     numerics,
     revision,
@@ -225,6 +226,14 @@ def test_every_cpu_has_a_name(monkeypatch, text, name):
         ),
     )
     assert module.device_name(CPU) == name
+
+
+def test_a_cpu_has_bfloat16_if_its_maker_says_so():
+    info = Path("/proc/cpuinfo")
+    flags = info.exists() and re.search(r"^flags\s*:(.*)", info.read_text(), re.M)
+    if not flags:
+        pytest.skip("no x86 on Linux, whose flags tell")
+    assert has_bfloat16(CPU) == ("avx512_bf16" in flags[1].split())
 
 
 def test_where_a_result_comes_from():
