@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import sys
 from itertools import product
 
@@ -10,6 +11,9 @@ import pytest
 
 from fredist import notebook, paths
 from fredist.notebook import clean, execute, page, settle
+from fredist.paper import EXPERIMENTS, MODELS
+from fredist.recipes import PROFILES
+from fredist.templates import TEMPLATES
 
 SETTLE = "from fredist.notebook import settle\nchosen = settle('table1', globals())\nprint(chosen)"
 
@@ -110,6 +114,20 @@ def test_a_notebook_executes_for_a_part_without_the_base_or_its_width(name, part
         if "parameters" in cell["metadata"].get("tags", ()):
             namespace |= {"profile": "smoke", "datasets": ["cifar10"], "models": ["vgg19"]} | part
     assert namespace["choices"].suffix  # the part did take effect
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_the_comment_beside_a_parameter_lists_what_can_be_chosen(name):
+    cells = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    lines = next(c["source"] for c in cells if "parameters" in c["metadata"].get("tags", ()))
+    said = {
+        line.partition(" ")[0]: re.findall("[a-z0-9_-]+", line.partition("#")[2]) for line in lines
+    }
+    can = {"models": MODELS, "templates": TEMPLATES, "datasets": EXPERIMENTS[name].datasets}
+    if EXPERIMENTS[name].trained:  # else a profile only names a folder
+        can["profile"] = PROFILES
+    for parameter in said.keys() & can.keys():
+        assert set(said[parameter]) >= set(can[parameter])
 
 
 def test_nothing_of_the_users_jupyter_reaches_a_notebook(tmp_path, monkeypatch):
