@@ -107,7 +107,7 @@ def has_bfloat16(device: torch.device) -> bool:
     if not (backends.mkldnn.is_available() and torch.ops.mkldnn._is_mkldnn_bf16_supported()):
         return False
     # PyTorch's answer is yes for every AVX-512, of which some compute it in software.
-    return torch.cpu._is_avx512_bf16_supported() or not torch.cpu._is_avx512_supported()
+    return _has("avx512_bf16") or not _has("avx512")
 
 
 @contextmanager
@@ -221,6 +221,7 @@ def describe(device: torch.device) -> dict:
     return {
         "device_type": device.type,
         "device": device_name(device),
+        "instructions": None if cuda else _instructions(),
         "threads": thread_count(device),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -231,6 +232,16 @@ def describe(device: torch.device) -> dict:
         "fredist": __version__,
         "revision": revision(),
     }
+
+
+def _instructions() -> str:
+    """Those that decide a CPU's kernels, hence its rounding: virtual CPUs of one name differ."""
+    own = [name for name in ("avx512_bf16", "amx_tile") if _has(name)]
+    return " ".join([backends.cpu.get_cpu_capability().lower(), *own])
+
+
+def _has(instructions: str) -> bool:
+    return getattr(torch.cpu, f"_is_{instructions}_supported")()
 
 
 @cache

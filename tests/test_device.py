@@ -228,12 +228,16 @@ def test_every_cpu_has_a_name(monkeypatch, text, name):
     assert module.device_name(CPU) == name
 
 
-def test_a_cpu_has_bfloat16_if_its_maker_says_so():
+def test_a_cpu_has_the_instructions_that_its_maker_names():
+    """CPUs of one name can differ in them, virtual ones above all, and then in the last digits."""
     info = Path("/proc/cpuinfo")
     flags = info.exists() and re.search(r"^flags\s*:(.*)", info.read_text(), re.M)
     if not flags:
         pytest.skip("no x86 on Linux, whose flags tell")
     assert has_bfloat16(CPU) == ("avx512_bf16" in flags[1].split())
+    kernels, *own = describe(CPU)["instructions"].split()
+    assert kernels.upper() == backends.cpu.get_cpu_capability()
+    assert ("avx512_bf16" in own) == has_bfloat16(CPU)
 
 
 def test_where_a_result_comes_from():
