@@ -20,9 +20,10 @@ from .progress import PLAIN
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"  # how cells begin whose output is the same each time
 EXPLORE = ROOT / "explore"  # ignored by git
-# Without a package that jsonschema can do without, and that takes a second to import.
-_PAPERMILL = "import sys; sys.modules['rfc3987_syntax'] = None; import papermill.__main__ as m; "
-_PAPERMILL += "m.papermill()"
+# It can be interrupted also where a shell's background jobs, and so all they start, cannot; and is
+# without a package that jsonschema can do without, and that takes a second to import.
+_PAPERMILL = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler); "
+_PAPERMILL += "sys.modules['rfc3987_syntax'] = None; import papermill.__main__ as m; m.papermill()"
 CHOICES = ("datasets", "models", "templates", "widths", "seeds", "device")
 PARAMETERS = ("profile", *CHOICES, "train")
 

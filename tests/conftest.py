@@ -1,6 +1,7 @@
 """What the tests share: folders of their own, tiny runs, and records as some machine wrote them."""
 
 import os
+import signal
 import sys
 import tempfile
 from dataclasses import replace
@@ -11,7 +12,11 @@ import pytest
 
 
 def pytest_configure(config):
-    """The examples in docstrings, which have no fixtures, are not the user's either."""
+    """The examples in docstrings, which have no fixtures, are not the user's either.
+
+    A shell's background jobs are deaf to Ctrl-C, and with them all that they start: not the tests'.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     scratch = tempfile.TemporaryDirectory(prefix="fredist-")
     config.add_cleanup(scratch.cleanup)
     for name in ("RUNS", "FIGURES", "LOCKS"):

@@ -67,10 +67,11 @@ def run(source, own_runs, tmp_path):
     """Return a function that starts the command line there, with folders of its own."""
     place = {"FREDIST_DATA": str(tmp_path / "none"), "FREDIST_CACHE": str(tmp_path / "cache")}
 
-    def start(*arguments, **variables):
-        streams = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | {"encoding": "utf-8"}
-        command, env = [sys.executable, "-m", "fredist", *arguments], os.environ | place | variables
-        return subprocess.Popen(command, cwd=source, env=env, process_group=0, **streams)
+    def start(*arguments, preexec_fn=None, **variables):
+        how = dict.fromkeys(("stdout", "stderr"), subprocess.PIPE) | {"encoding": "utf-8"}
+        how |= {"cwd": source, "env": os.environ | place | variables, "preexec_fn": preexec_fn}
+        command = [sys.executable, "-m", "fredist", *arguments]
+        return subprocess.Popen(command, process_group=0, **how)
 
     return start
 
@@ -131,9 +132,20 @@ def test_a_choice_without_use_is_said_and_changes_nothing(run, tmp_path):
     assert set(os.listdir(tmp_path / "figures" / "smoke")) == made
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_terminal_ends_all_in_one_sentence(run, own_runs, tmp_path, number):
-    process = run("render", "figure5", "--profile", "smoke", TMPDIR=str(tmp_path))
+def in_background():
+    """As a shell starts what ends in `&`, and nohup all: deaf to Ctrl-C, as all it then starts."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+@pytest.mark.parametrize(
+    ("number", "started"),
+    [(signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGTERM, in_background)],
+)
+def test_a_signal_to_the_terminal_ends_all_in_one_sentence(
+    run, own_runs, tmp_path, number, started
+):
+    how = {"TMPDIR": str(tmp_path), "preexec_fn": started}
+    process = run("render", "figure5", "--profile", "smoke", **how)
     while not (begun := own_runs / "begun").exists():
         time.sleep(0.05)
         assert process.poll() is None

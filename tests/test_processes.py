@@ -47,7 +47,6 @@ COMMAND = """
 import fcntl, os, signal, sys, termios
 if os.isatty(0):
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever shell runs the tests
 try:
     import torch
     from test_jobs import tiny

@@ -15,9 +15,7 @@ from fredist.workers import Failure, Worker, share
 # Says which processes two workers are, and then does nothing for a minute. A script without
 # `if __name__ == "__main__"`, which its workers must not run again.
 PARENT = """
-import signal
 from test_workers import nap, share
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever shell runs the tests
 try:
     list(share([60, 60], nap, 2, lambda task, pid: print(pid, flush=True)))
 except KeyboardInterrupt:
