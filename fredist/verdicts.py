@@ -14,6 +14,7 @@ from .results import paired
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_MEASURED, NOT_PROTOCOL = "not yet measured", "not the paper's protocol"
 CONTRAST_SEEDS, LEVEL = 5, 0.05  # what a contrast of our own needs to be decided
+DECLARED = 8  # contrasts that share a budget, before the first was trained
 SEEDS = 3  # the paper's repetitions: a range over fewer decides nothing
 
 
@@ -126,9 +127,10 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
 
     Paired by seed: `gain` is the mean difference in percentage points, `low` and `high` its 95%
     t-interval, `p` two-sided. `p_holm` is corrected by Holm over all templates and models that
-    share a budget and are asked for with five seeds or more. With fewer, `low` and `high` are the
-    smallest and the largest difference, and there is no verdict. `macs` and `loss` are the ratio of
-    MACs and the difference in training loss, beside which a gain has to be read.
+    share a budget and are asked for with five seeds or more, and never over fewer than the eight
+    that were declared: to look at a part of them decides no more. With fewer seeds `low` and `high`
+    are the smallest and the largest difference, and there is no verdict. `macs` and `loss` are the
+    ratio of MACs and the difference in training loss, beside which a gain has to be read.
 
     Examples
     --------
@@ -185,7 +187,7 @@ def _pairs(own: pd.DataFrame, base: pd.DataFrame, quantity: str) -> list[float]:
 
 def _holm(p: pd.Series) -> pd.Series:
     """Return p values corrected by Holm; one that is missing counts as one that is larger."""
-    steps = len(p) + 1 - p.rank(method="first", na_option="bottom")
+    steps = max(len(p), DECLARED) + 1 - p.rank(method="first", na_option="bottom")
     ordered = (p * steps).clip(upper=1).loc[p.sort_values().index].cummax()
     return ordered.reindex(p.index)
 

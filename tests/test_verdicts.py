@@ -1,12 +1,17 @@
 """Verdicts: what may judge a claim, and what may not."""
 
 import math
+import re
 from statistics import mean, stdev
 
 import pandas as pd
 import pytest
 from scipy import stats
 
+from fredist import paths
+from fredist.paper import choose
+from fredist.records import Store
+from fredist.results import collect
 from fredist.verdicts import contrasts, judge, verdict
 
 
@@ -118,12 +123,12 @@ def test_contrasts_are_paired_t_tests_corrected_by_holm():
         "quadratic": [1, -1, 0, 2, -2],
     }
     found = contrasts(budget(**gains)).set_index("template")
-    # As R gives them: p.adjust(sapply(list(...), function(d) t.test(d)$p.value), "holm")
+    # As R gives them: p.adjust(sapply(list(...), function(d) t.test(d)$p.value), "holm", n = 8)
     t = {name: mean(d) / (stdev(d) / math.sqrt(5)) for name, d in gains.items()}
     p = {name: 2 * stats.t.sf(abs(value), 4) for name, value in t.items()}
     assert found.p.to_dict() == pytest.approx(p)
     order = sorted(p, key=p.get)
-    steps = [p[name] * (3 - i) for i, name in enumerate(order)]
+    steps = [p[name] * (8 - i) for i, name in enumerate(order)]
     expected = [min(1, max(steps[: i + 1])) for i in range(3)]
     assert [found.p_holm[name] for name in order] == pytest.approx(expected)
     half = stats.t.ppf(0.975, 4) * stdev(gains["reverse"]) / math.sqrt(5)
@@ -136,13 +141,21 @@ def test_contrasts_are_paired_t_tests_corrected_by_holm():
     }
 
 
-def test_a_contrast_of_fewer_than_five_seeds_decides_nothing_and_still_counts_in_its_family():
+def test_a_contrast_of_fewer_than_five_seeds_decides_nothing():
     both = contrasts(budget(reverse=[1, 2, 3, 2, 2], uniform=[-3, -2])).set_index("template")
     assert both.verdict["uniform"] == "undecided: 2 of 5 seeds"
     assert (both.low["uniform"], both.high["uniform"]) == (-3, -2)
-    assert both.p_holm["reverse"] == pytest.approx(2 * both.p["reverse"])
-    alone = contrasts(budget(reverse=[1, 2, 3, 2, 2])).set_index("template")
-    assert alone.p_holm["reverse"] == pytest.approx(alone.p["reverse"])
+    assert both.p_holm["reverse"] == pytest.approx(8 * both.p["reverse"])
+
+
+def test_a_part_of_the_declared_contrasts_decides_no_more_than_all():
+    """Eight were declared; a family of more is corrected for all of them."""
+    part = contrasts(budget(reverse=[1, 2, 3, 2, 2])).set_index("template")
+    assert part.p_holm["reverse"] == pytest.approx(8 * part.p["reverse"])
+    frame = budget(reverse=[1, 2, 3, 2, 2], uniform=[0.5] * 2, quadratic=[0.5] * 2)
+    models = [frame.assign(model=model) for model in ("vgg19", "resnet50", "inception")]
+    nine = contrasts(pd.concat(models)).set_index(["model", "template"])
+    assert nine.p_holm["vgg19", "reverse"] == pytest.approx(9 * part.p["reverse"])
 
 
 def test_pairs_that_are_all_equal_show_no_difference():
@@ -156,3 +169,18 @@ def test_without_a_base_or_beside_it_alone_there_are_no_contrasts():
     for part in (frame[frame.template == "base"], frame[frame.template != "base"]):
         found = contrasts(part)
         assert (len(found), list(found)) == (0, list(contrasts(frame)))
+
+
+def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    said = next(line for line in text.splitlines() if line.startswith("| Equal budgets"))
+    choices = choose("budget", "small", datasets="cifar10")
+    found = contrasts(collect(choices, Store(paths.RESULTS))).query("n >= 5")
+    assert len(found) >= 4
+    words = {"gains": "gains {:.1f} points (95% interval {:.1f} to {:.1f})", "loses": "lose"}
+    for row in found.itertuples():
+        name = row.template.replace("_", "-")
+        clause = re.search(rf"(?<!-){name}[^,]*", said)[0]
+        verdict = row.verdict.partition(",")[0].partition(":")[0]
+        assert words.get(verdict, verdict).format(row.gain, row.low, row.high) in clause
+        assert f"{abs(row.gain):.1f}" in clause
