@@ -7,14 +7,15 @@ from statistics import mean
 
 import pandas as pd
 
-from .paper import published
+from .paper import EXPERIMENTS, published
 from .recipes import PROFILES
 from .results import paired
 
 HOLDS, FAILS, INCONCLUSIVE = "holds", "fails", "inconclusive"
 NOT_MEASURED, NOT_PROTOCOL = "not yet measured", "not the paper's protocol"
 CONTRAST_SEEDS, LEVEL = 5, 0.05  # what a contrast of our own needs to be decided
-DECLARED = 8  # contrasts that share a budget, before the first was trained
+_BUDGET = EXPERIMENTS["budget"]
+DECLARED = len(_BUDGET.models) * (len(_BUDGET.templates) - 1)  # contrasts: of all but the base
 SEEDS = 3  # the paper's repetitions: a range over fewer decides nothing
 
 
