@@ -38,7 +38,7 @@ def ours(run, images, device):
                 rate = usual.rate(stream, training, seconds, wait)
             else:
                 model.eval()
-                stream = resident.plain(train.EVALUATION_BATCH[device.type])
+                stream = resident.plain(train.evaluation_batch(recipe, device))
                 rate = usual.rate(stream, evaluation, seconds, wait)
 
 

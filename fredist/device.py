@@ -145,7 +145,9 @@ def numerics(recipe: Recipe, device: torch.device) -> Iterator[None]:
         contexts += [torch.autocast(device.type, enabled=False, cache_enabled=False)]
         if torch.get_default_device().type != "cpu":  # where it is, this would only cost time
             contexts += [torch.device("cpu")]
-        if not cuda:
+        if cuda:
+            contexts += [torch.cuda.device(device)]  # graphs, and all that names none, are there
+        else:
             undo.callback(torch.set_num_threads, torch.get_num_threads())
             torch.set_num_threads(thread_count(device))
             contexts += [keep_freed_memory()]

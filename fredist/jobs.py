@@ -279,7 +279,8 @@ def _measure(job: Measurement) -> tuple[dict, dict, list[dict]]:
 def _words(results: dict[str, float]) -> str:
     if "top1_last" in results:
         return f"{results['top1_last']:.2f}% in {duration(results['seconds'])}"
-    name = next(name for name in sorted(results) if name.endswith(("_bytes", "_ms")))
+    shown = ("allocated", "mean", "median", "reserved", "tensor")  # of each method one comes first
+    name = next(name for name in sorted(results) if name.startswith(shown))
     return f"{name.replace('_', ' ')} {results[name]:,.5g}"
 
 
@@ -301,6 +302,8 @@ def _beside(job: Job, ending: str) -> Path:
 def _record_failure(job: Job, failure: Failure) -> str:
     """Keep a failure's traceback and return the failure in a sentence."""
     path, said = _beside(job, ".failed.json"), failure.error.partition("\n")[0].rstrip(" :")
+    if isinstance(job, Run) and job.fingerprint is None:
+        return f"failed with {said}"  # of its data, with which it is another run
     content = {"job": str(job), "error": failure.error, "traceback": failure.traceback}
     try:
         # Not while another process has the job by now, which then says what becomes of it.

@@ -4,6 +4,7 @@ It holds across processes and folders of runs, by locks that the system frees wi
 that a lock file left by a dead process holds up nobody.
 """
 
+import errno
 import functools
 import os
 import tempfile
@@ -73,6 +74,8 @@ def holding(
         tell(f"waiting for {awaited}")
         lock.acquire(timeout=-1 if left == inf else left - _PATIENCE)
     try:
+        if isinstance(lock, filelock.SoftFileLock):  # its way out, which a dead owner would hold
+            raise OSError(errno.ENOSYS, "no locks of the system there", str(path))
         yield
     finally:
         lock.release()

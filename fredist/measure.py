@@ -8,6 +8,7 @@ from functools import cache, partial
 from math import inf
 from statistics import mean, median
 from traceback import clear_frames
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
@@ -18,6 +19,9 @@ from .device import choose_device, device_name, empty_cache, numerics, synchroni
 from .networks import Network
 from .recipes import Recipe
 from .runs import COMPUTED, Measurement
+
+if TYPE_CHECKING:
+    from .paper import Choices
 
 # Quantity, method and batch: "code" are the author's own, 64 is the captions'.
 _PEAKS = (("memory", "inference", 64), ("memory", "training", 64))
@@ -43,15 +47,30 @@ def wanted(
     >>> [(one.quantity, one.method, one.batch, one.device == "computed") for one in found[1:]]
     [('memory', 'training', 64, True), ('time', 'synchronised', 1, False)]
     """
-    device, quantities = (
-        choose_device(device),
-        check_choices("quantity", quantities, ("memory", "time")),
-    )
+    device = choose_device(device)
+    quantities = check_choices("quantity", quantities, ("memory", "time"))
     return [
         Measurement(network, image_size, quantity, *how, *_place(device, quantity), **labels)
         for quantity, *how in (_ON_CUDA if device.type == "cuda" else _ON_CPU)
         if quantity in quantities
     ]
+
+
+def measurements(choices: "Choices") -> list[Measurement]:
+    """Return those that a table or figure needs of the device chosen: none where it shows no cost.
+
+    Examples
+    --------
+    >>> from fredist.paper import choose
+    >>> chosen = choose("figure3", "smoke", models="vgg19", templates="base", datasets="digits")
+    >>> [(one.quantity, one.method, one.width) for one in measurements(chosen)[::2]]
+    [('memory', 'inference', 1.0), ('memory', 'inference', 0.5), ('memory', 'inference', 0.25)]
+    """
+    found, how = [], {"device": choices.device, "quantities": choices.experiment.measured}
+    for cell in choices.cells() if choices.experiment.measured else ():
+        how |= {"template": cell.template, "width": cell.width}
+        found += wanted(choices.network(cell), image_size=choices.image_size(cell), **how)
+    return found
 
 
 def measure(measurement: Measurement, device: torch.device | str) -> dict[str, float]:

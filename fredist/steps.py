@@ -5,6 +5,7 @@ import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
+from functools import cache
 from math import inf
 
 import torch
@@ -71,6 +72,12 @@ def train_step(model, optimizer, x: Tensor, y: Tensor, recipe: Recipe) -> tuple[
     loss.backward()
     optimizer.step()
     return scores.detach(), loss.detach()
+
+
+@cache  # each has memory of its own, for good
+def _stream(device: torch.device) -> "torch.cuda.Stream":
+    """The stream of a device on which graphs are captured."""
+    return torch.cuda.Stream(device)
 
 
 class Steps:
@@ -142,8 +149,11 @@ class Steps:
         restore()
         why = "other numbers"
         try:
-            with torch.cuda.graph(graph := torch.cuda.CUDAGraph()):
+            graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(x.device)
+            # The outer stream is back also after a capture that fails.
+            with torch.cuda.stream(here), torch.cuda.graph(graph, stream=_stream(x.device)):
                 made = train_step(self.model, self.optimizer, x, y, self.recipe)
+            restore()  # should the step have run while it was to be recorded
             graph.replay()
             if all(map(torch.equal, (*made, *held), expected)):
                 return graph.replay, x, y, *made

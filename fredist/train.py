@@ -5,7 +5,8 @@ import io
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from math import inf, isfinite
 from pathlib import Path
 
@@ -21,8 +22,6 @@ from .recipes import Recipe
 from .records import check_history, check_sessions, summary
 from .runs import Run
 from .steps import FORMATS, Steps, forward, make_optimizer, until
-
-EVALUATION_BATCH = {"cpu": 100, "cuda": 500}  # on a CPU each core has a run, all one memory
 
 
 class Diverged(ArithmeticError):
@@ -145,6 +144,13 @@ def _names(recipe: Recipe) -> list[str]:
     return ["loss", "train_top1", "test_top1", "test_top5", *extra]
 
 
+def evaluation_batch(recipe: Recipe, device: torch.device) -> int:
+    """Return how many images are evaluated at once: what takes no more memory than training."""
+    if device.type == "cpu":
+        return 100  # each core has a run, all one memory
+    return min(500, 2 * recipe.batch_size)
+
+
 @torch.no_grad()
 def evaluate(
     model: nn.Module, images: ResidentImages, recipe: Recipe, deadline: float = inf
@@ -157,7 +163,7 @@ def evaluate(
     device = images.labels.device
     places = torch.tensor([1, 5], device=device)
     hits, finite = torch.zeros_like(places), torch.tensor(True, device=device)
-    for x, y in until(deadline, images.plain(EVALUATION_BATCH[device.type])):
+    for x, y in until(deadline, images.plain(evaluation_batch(recipe, device))):
         scores, label = forward(model, x, recipe), y[:, None]
         own = scores.gather(1, label)
         first = torch.arange(scores.shape[1], device=device) < label
@@ -177,7 +183,8 @@ def _are_finite(tensors: Iterable[torch.Tensor]) -> bool:
 def build(run: Run, device: torch.device | str = "cpu") -> nn.Module:
     """Return the run's network, initialised from its seed alone: the same on every device."""
     with torch.random.fork_rng(devices=[]), torch.device("cpu"):
-        torch.manual_seed(generator(run.seed, "init").initial_seed())
+        # Not torch.manual_seed, which would seed every GPU's generator too.
+        torch.default_generator.manual_seed(generator(run.seed, "init").initial_seed())
         model = run.network.build()
     return model.to(device, memory_format=FORMATS[run.recipe.memory_format])
 
@@ -196,7 +203,8 @@ def _resume(run: Run, path: Path | None, device: torch.device) -> tuple:
     model, state = build(run), None
     try:
         if path is not None and path.exists():
-            state = _load(path, run, model)
+            with _memory_errors(path):
+                state = _load(path, run, model)
     except (OSError, MemoryError):  # nothing is damaged: the next call may well read it
         raise
     except Exception as error:  # whatever is wrong with it, the answer is to start anew
@@ -216,17 +224,24 @@ def _resume(run: Run, path: Path | None, device: torch.device) -> tuple:
     return model, optimizer, state["history"], state["sessions"]
 
 
+@contextmanager
+def _memory_errors(path: Path) -> Iterator[None]:
+    """Raise PyTorch's want of memory as Python's own, which says nothing of the file."""
+    try:
+        yield
+    except RuntimeError as error:
+        if "allocate memory" in str(error):  # PyTorch's own word for it
+            raise MemoryError(f"expected memory for {path}, got none: {error}") from error
+        raise
+
+
 def read_checkpoint(path: Path) -> dict:
     """Return what a checkpoint has, on the CPU, or raise what is wrong with it."""
     digest, _, content = path.read_bytes().partition(b"\n")
     if hashlib.sha256(content).hexdigest().encode() != digest:
         raise ValueError("its content has another SHA-256")
-    try:
+    with _memory_errors(path):
         state = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except RuntimeError as error:
-        if "allocate memory" in str(error):  # PyTorch's own word for it
-            raise MemoryError(f"expected memory for {path}, got none: {error}") from error
-        raise
     check_sessions(state["sessions"])
     return state
 

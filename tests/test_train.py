@@ -8,6 +8,7 @@ import time
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -18,13 +19,14 @@ from torch.nn.functional import cross_entropy
 from fredist.batches import ResidentImages, generator
 from fredist.data import subset
 from fredist.device import describe, numerics
-from fredist.networks import FAMILIES, inception
+from fredist.measure import tensor_peak
+from fredist.networks import FAMILIES, inception, make_network
 from fredist.networks.resnet import Shortcut
 from fredist.paper import MODELS
 from fredist.recipes import PROFILES, Recipe, Setting
 from fredist.runs import Run, chance, make_run
-from fredist.steps import OutOfTime, RoundedProducts, Steps, make_optimizer, train_step
-from fredist.train import Diverged, _load, build, evaluate, train
+from fredist.steps import OutOfTime, RoundedProducts, Steps, _stream, make_optimizer, train_step
+from fredist.train import Diverged, _load, build, evaluate, evaluation_batch, train
 
 WIDTHS = {"vgg19": 0.05, "resnet50": 0.0625, "inception": 0.1, "mobilenet": 0.1}
 
@@ -229,6 +231,13 @@ def test_a_network_is_a_function_of_its_seed_alone(model):
     assert torch.equal(before, torch.get_rng_state())
 
 
+def test_a_network_seeds_no_gpus_generator(monkeypatch):
+    seeded = Mock()
+    monkeypatch.setattr("torch.cuda.manual_seed_all", seeded)
+    build(tiny())
+    assert not seeded.called
+
+
 @pytest.mark.parametrize(
     "setting", ["TF32", "autocast", "no_grad", "float64", "device", "bf16 matmul"]
 )
@@ -386,6 +395,43 @@ def test_where_no_graph_can_be_made_a_step_is_as_if_none_had_been_tried():
     assert results[0] == results[1]
 
 
+def test_a_graph_that_holds_no_step_is_found_out(monkeypatch):
+    """As where the step ran at once, on another GPU than the capture's, and its replay is idle."""
+    monkeypatch.setattr("torch.cuda.CUDAGraph", Mock)
+    for name in ("graph", "stream", "current_stream", "Stream"):
+        monkeypatch.setattr(f"torch.cuda.{name}", lambda *given, **options: nullcontext())
+    run = tiny("mobilenet")
+    model = build(run).train()
+    steps = Steps(model, make_optimizer(model, run.recipe), run.recipe)
+    x, y = torch.rand(8, 3, 32, 32), torch.arange(8)
+    steps(x, y)
+    before = [value.clone() for value in model.state_dict().values()]
+    with pytest.warns(UserWarning, match="got other numbers: .* launched kernel by kernel"):
+        assert steps._graph(x, y) is None
+    assert all(map(torch.equal, model.state_dict().values(), before))
+    _stream.cache_clear()
+
+
+@pytest.mark.parametrize(
+    ("network", "size"),
+    [
+        (make_network("mobilenet", "reverse", 1, 200, convention="published"), 64),
+        (make_network("resnet50", "reverse", convention="published"), 32),
+    ],
+)
+def test_evaluation_on_a_gpu_fits_where_training_does(network, size):
+    recipe = Recipe(batch_size=16)
+    batches = {"training": 16, "inference": evaluation_batch(recipe, torch.device("cuda"))}
+    with torch.device("meta"):
+        model = network.build()
+        peaks = [
+            tensor_peak(model, torch.rand(batch, 3, size, size), method)
+            for method, batch in batches.items()
+        ]
+    assert peaks[1] < peaks[0]
+    assert evaluation_batch(Recipe(), torch.device("cuda")) == 256
+
+
 # -- stopped and continued
 
 LAYOUTS = [("float32", "contiguous"), ("float32", "channels_last"), ("bfloat16", "channels_last")]
@@ -536,14 +582,17 @@ def test_a_checkpoint_that_no_run_writes_is_kept_aside(stopped, digits, tmp_path
 
 
 @pytest.mark.parametrize(
-    "error",
+    ("place", "error"),
     [
-        OSError(5, "Input/output error"),
-        MemoryError(),
-        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        ((Path, "read_bytes"), OSError(5, "Input/output error")),
+        ((torch, "load"), MemoryError()),
+        ((torch, "load"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")),
+        ((torch, "stack"), RuntimeError("DefaultCPUAllocator: can't allocate memory: 9 bytes")),
     ],
 )
-def test_what_cannot_be_read_for_now_is_not_damaged(stopped, digits, tmp_path, monkeypatch, error):
+def test_what_cannot_be_read_for_now_is_not_damaged(
+    stopped, digits, tmp_path, monkeypatch, place, error
+):
     run, content, expected = stopped
     path = tmp_path / "run.pt"
     path.write_bytes(content)
@@ -551,7 +600,6 @@ def test_what_cannot_be_read_for_now_is_not_damaged(stopped, digits, tmp_path, m
     def refuse(*arguments, **options):
         raise error
 
-    place = (Path, "read_bytes") if isinstance(error, OSError) else (torch, "load")
     with monkeypatch.context() as patch:
         patch.setattr(*place, refuse)
         with pytest.raises((OSError, MemoryError)):
