@@ -11,7 +11,7 @@ from .checks import check_choice, check_choices, check_number
 from .data import DATASETS, at_hand, load
 from .notebook import CHOICES, execute, lab, parameters_of, publish
 from .paper import EXPERIMENTS, Choices, choose
-from .paths import NOTEBOOKS, figures_folder, need_checkout
+from .paths import NOTEBOOKS, figures_folder, in_checkout, need_checkout
 from .progress import bar, readable
 from .recipes import PROFILES, differences
 from .records import Store
@@ -54,22 +54,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     """Show a table or figure: at once what there is, and again when what is missing is made."""
-    given["datasets"] = _fitting(name, given["datasets"])
-    choices, store = choose(name, **given), Store()
+    auto = given["profile"] == "auto"
+    choices, store = _choose(name, given), Store()
     check_choice("device", choices.device or "cpu", (*DEVICES, *store.devices()))
     check_number("minutes", 1 if minutes is None else minutes, above=True)
     if remeasure and train is False:
         raise ValueError("expected --remeasure or --no-train, got both")
     need_checkout("the notebooks")  # and with that, all is checked
     known = parameters_of(name)
-    for one in [one for one in CHOICES if given[one] is not None and one not in known]:
-        print(f"{name} has no {one} to choose from: --{one} plays no part")
-        given[one] = None
-    choices = choose(name, **given | {"profile": choices.profile_name})
     profile, kind = choices.profile, choices.device if choices.device in DEVICES else None
     making = profile.trains or not choices.experiment.trained if train is None else train
     making = making and choices.device == kind  # not what a device elsewhere measures
-    jobs = dict.fromkeys([*choices.runs(), *(_measurements(choices) if making else ())])
+    jobs = choices.runs()
+    if making and choices.experiment.measured:
+        from .measure import measurements  # needs PyTorch
+
+        jobs += measurements(choices)
+    jobs = dict.fromkeys(jobs)
     missing = [job for job in jobs if not store.find(job, choices.device)]
     making = making and (missing or remeasure)
     # What was not given is None, whatever the committed notebook shows.
@@ -79,7 +80,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     if not making or len(missing) < len(jobs):
         show()
     if making:
-        if given["profile"] == "auto" and profile.protocol:
+        if auto and profile.protocol:
             print("Training by the paper's protocol, the longest. Shorter, with what they change:")
             for other in (one for one in PROFILES if not PROFILES[one].protocol):
                 said = "; ".join(
@@ -93,6 +94,17 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
         print(f"{len(missing)} runs are missing, and are trained only if asked: {how}")
     _name_better(choices)
     return failed
+
+
+def _choose(name: str, given: dict) -> Choices:
+    """Return the checked choices; what the experiment has no use for is said, and left out."""
+    given |= {"datasets": _fitting(name, given["datasets"])}
+    given |= {"profile": choose(name, **given).profile_name}
+    known = parameters_of(name) if in_checkout() else CHOICES
+    for one in [one for one in CHOICES if given[one] is not None and one not in known]:
+        print(f"{name} has no {one} to choose from: --{one} plays no part")
+        given[one] = None
+    return choose(name, **given)
 
 
 def _fitting(name: str, datasets: str | None) -> list[str] | None:
@@ -138,19 +150,6 @@ def _name_better(choices: Choices) -> None:
             print(f"{said}: make {name} PROFILE={best} DATASETS={dataset}")
 
 
-def _measurements(choices: Choices) -> list:
-    """Return the measurements of an experiment that belong on the device here."""
-    if not choices.experiment.measured:
-        return []
-    from .measure import wanted  # needs PyTorch
-
-    jobs, how = [], {"device": choices.device, "quantities": choices.experiment.measured}
-    for cell in choices.cells():
-        how |= {"template": cell.template, "width": cell.width}
-        jobs += wanted(choices.network(cell), image_size=choices.image_size(cell), **how)
-    return jobs
-
-
 def _make(choices: Choices, jobs, download: bool | None = None, **options) -> dict[str, str]:
     """Make what is missing and return what failed."""
     from .jobs import make  # needs PyTorch
@@ -162,7 +161,7 @@ def _make(choices: Choices, jobs, download: bool | None = None, **options) -> di
 
 def train(name, minutes, download, **given) -> dict[str, str]:
     """Train a table's or figure's missing runs, without Jupyter."""
-    choices = choose(name, **given | {"datasets": _fitting(name, given["datasets"])})
+    choices = _choose(name, given)
     if not choices.experiment.trained:
         raise ValueError(f"expected a table or figure of trained networks, got {name}")
     runs = choices.runs()
@@ -173,11 +172,12 @@ def train(name, minutes, download, **given) -> dict[str, str]:
 
 def measure(name, minutes, remeasure, **given) -> dict[str, str]:
     """Measure what is missing of a table or figure, without Jupyter."""
-    choices = choose(name, **given)
+    choices = _choose(name, given)
     if not choices.experiment.measured:
         raise ValueError(f"expected a table or figure of memory or time, got {name}")
-    jobs = _measurements(choices)
-    return _make(choices, jobs, minutes=minutes, remeasure=bool(remeasure))
+    from .measure import measurements  # needs PyTorch
+
+    return _make(choices, measurements(choices), minutes=minutes, remeasure=bool(remeasure))
 
 
 def data(datasets) -> dict[str, str]:

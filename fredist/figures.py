@@ -1,5 +1,6 @@
 """The paper's figures: filters per layer (1 and 5), accuracy against cost (2 to 4), and budgets."""
 
+import math
 import re
 import textwrap
 from itertools import product
@@ -34,6 +35,7 @@ COSTS = {
 }
 _ON_CPU = re.compile(r", \d+ threads?$")  # how a frame names a CPU that was measured
 _GREY = {"color": "0.55", "markerfacecolor": "white", "linestyle": "none", "label": "at chance"}
+_LIKE = {"macs": "equal MACs", "params": "equal parameters"}
 _DASHED = {"color": "0.45", "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 1}
 
 
@@ -77,8 +79,7 @@ def distributions(frame: pd.DataFrame) -> Figure:
             _plot(axis, part, "layer", "filters")
             template, filters = next(iter(part.groupby("template", sort=False)["filters"]))
             said = f"{TEMPLATE_LABELS[template]}: {filters.sum():g} filters, as published"
-            scale = f" × {width:g}" if width != 1 else ""
-            _title(axis, FAMILIES[model].label + scale, said)
+            _title(axis, FAMILIES[model].label + _times(width), said)
             ticks = range(1, len(filters) + 1, -(-len(filters) // 6))
             axis.set(xlabel=FAMILIES[model].layer, xticks=ticks)
         for axis in panels.flat[len(parts) :]:
@@ -175,9 +176,10 @@ def _draw(axis: Axes, part: pd.DataFrame) -> None:
 
 
 def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
-    """Return the gains of `verdicts.contrasts` and their ranges.
+    """Return the gains of `verdicts.contrasts`: filled what is decided, hollow what is not.
 
-    A row of panels for each data set and budget, a column for each model.
+    A row of panels for each data set and budget, a column for each model. Solid bars are 95%
+    intervals, dotted ones go from the smallest to the largest difference of too few seeds.
 
     Examples
     --------
@@ -190,57 +192,70 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
     rows, models = list(product(choices.datasets, choices.experiment.like)), choices.models
     labels = [TEMPLATE_LABELS[template] for template in choices.templates if template != "base"]
     with applied():
-        size = (TEXT_WIDTH if len(models) > 2 else COLUMN_WIDTH, 0.3 + 1.15 * len(rows))
-        figure = Picture(size)
-        panels = figure.subplots(len(rows), len(models), sharex=True, sharey=True, squeeze=False)
+        size = (TEXT_WIDTH if len(models) > 2 else COLUMN_WIDTH, 0.4 + 1.15 * len(rows))
+        figure, shape = Picture(size), {"sharex": "col", "sharey": True, "squeeze": False}
+        panels = figure.subplots(len(rows), len(models), **shape)
         for ((dataset, like), model), axis in zip(product(rows, models), panels.flat, strict=True):
             own = {"dataset": dataset, "like": like, "model": model}
             part = found[found[list(own)].eq(own).all(axis=1)]
-            what = {"macs": "equal MACs", "params": "equal parameters"}[like]
             runs = f"{part['n'].sum()} of {part['of'].sum()} pairs"
-            name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
-            _title(axis, name, f"{what}, {runs}")
-            if part.empty:
-                base = "base" in choices.templates
-                _say(axis, "the base alone is chosen" if base else "no base to compare with")
-                axis.set(xticks=[], yticks=[])  # it has no scale
-                continue
-            for row in part.itertuples():
-                look = {**TEMPLATE_LOOKS[row.template], "linestyle": "-"}
-                label = TEMPLATE_LABELS[row.template]
-                axis.plot([row.low, row.high], [label] * 2, **look | {"marker": "|"})
-                axis.plot([row.gain], [label], **look)
+            factor = choices.setting(like).width_factor(model)
+            scale = f"widths × {factor:g}, " if factor != 1 else ""
+            _title(axis, f"{FAMILIES[model].label}, {DATASETS[dataset].label}", scale + runs)
+            if model == models[0]:
+                axis.set_ylabel(_LIKE[like])
+            if not part["n"].any():
+                base = "no runs" if "base" in choices.templates else "no base to compare with"
+                _say(axis, base if labels else "the base alone is chosen")
+            for row in part[part["n"] > 0].itertuples():
+                look = {**TEMPLATE_LOOKS[row.template], "markersize": 2.2}
+                decided = {} if "undecided" not in row.verdict else {"markerfacecolor": "white"}
+                place = labels.index(TEMPLATE_LABELS[row.template])
+                bar = {"linestyle": ":" if math.isnan(row.p) else "-", "marker": "|"}
+                axis.plot([row.low, row.high], [place] * 2, **look | bar | {"markersize": 4})
+                axis.plot([row.gain], [place], **look | decided)
             axis.axvline(0, **_DASHED)
-            axis.set(yticks=labels, ylim=(len(labels) - 0.5, -0.5))
-        said = f"Gain over the base (points), profile {choices.profile_name}"
-        figure.supxlabel(said, fontsize="medium")
+            axis.set_yticks(range(len(labels)), labels)
+            axis.set_ylim(max(1, len(labels)) - 0.5, -0.5)
+        for column in panels.T:
+            if not any(len(axis.lines) > 1 for axis in column):
+                column[-1].xaxis.set_major_locator(NullLocator())  # it has no scale
+        said = [
+            f"Gain over the base (points), profile {choices.profile_name}",
+            "filled: decided, hollow: not; bars: 95% intervals,",
+            "not corrected, or dotted the range of too few seeds",
+        ]
+        figure.supxlabel("\n".join(said), fontsize="medium")
     return figure
 
 
 def epochs(history: pd.DataFrame) -> Figure:
     """Return the mean test accuracy over epochs of `results.histories`.
 
-    A panel for each model on each data set.
+    A panel for each model, at each width or budget, on each data set.
 
     Examples
     --------
-    >>> runs = {"dataset": "digits", "model": "vgg19", "template": "base", "epoch": [1, 2, 1, 2]}
-    >>> figure = epochs(pd.DataFrame(runs | {"test_top1": [20.0, 60.0, 30.0, 70.0]}))
+    >>> runs = {"dataset": "digits", "like": "", "model": "vgg19", "width": 1.0}
+    >>> runs |= {"template": "base", "epoch": [1, 2, 1, 2], "test_top1": [20.0, 60.0, 30.0, 70.0]}
+    >>> figure = epochs(pd.DataFrame(runs))
     >>> figure.axes[0].lines[0].get_ydata().tolist()
     [25.0, 65.0]
     """
-    parts = list(history.groupby(["dataset", "model"], sort=False))
+    own = history["width"].where(history["like"] == "", 1.0)  # at a budget each has its own
+    parts = list(history.groupby(["dataset", "like", "model", own], sort=False))
     columns = min(2, max(1, len(parts)))
     rows = max(1, -(-len(parts) // columns))
     with applied():
         figure = Picture((COLUMN_WIDTH, 0.5 + 1.4 * rows))
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-        for axis, ((dataset, model), part) in zip(panels.flat, parts, strict=False):
+        for axis, ((dataset, like, model, width), part) in zip(panels.flat, parts, strict=False):
             runs = part.groupby(["template", "epoch"], sort=False)["test_top1"]
             _plot(axis, runs.mean().reset_index(), "epoch", "test_top1", marker="")
             counts = sorted({str(runs.size().min()), str(runs.size().max())})
-            name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
-            _title(axis, name, f"runs: {' to '.join(counts)}, their mean")
+            name = f"{FAMILIES[model].label}{_times(width)}, {DATASETS[dataset].label}"
+            said = f"runs: {' to '.join(counts)}, their mean"
+            _title(axis, name, f"{_LIKE[like]}, {said}" if like else said)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not parts:
             _say(panels[0, 0], "no runs")
@@ -276,6 +291,11 @@ def _plot(axis: Axes, data: pd.DataFrame, x: str, y: str, **look) -> None:
 def _say(axis: Axes, words: str) -> None:
     """Write in the middle of a panel why nothing is drawn there."""
     axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", va="center")
+
+
+def _times(width: float) -> str:
+    """Return how a network is narrower or wider than the paper's, for a title."""
+    return f" × {width:g}" if width != 1 else ""
 
 
 def _title(axis: Axes, title: str, below: str) -> None:

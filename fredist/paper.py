@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 MODELS = tuple(FAMILIES)
 WIDTHS = (1.6, 1.3, 1.0, 0.8, 0.5, 0.25, 0.1, 0.05)  # section 4's width multipliers
+OWN_DATASETS = ("cifar10", "cifar100", "tiny-imagenet")  # those that the paper prints numbers of
 _CIFAR = ("cifar10", "cifar100", "digits")
 _TINY = ("tiny-imagenet", "tiny-imagenet-subset", "digits")
 
@@ -238,6 +239,7 @@ def choose(
     profile = resolve_profile(profile)
     own = PROFILES[profile]
     part = {"models": own.curve_models, "widths": own.curve_widths} if experiment.curves else {}
+    usual = experiment.datasets[:1] if experiment.tiny else own.datasets
     given = {
         "datasets": _datasets(name, datasets),
         "models": _chosen("models", models, MODELS),
@@ -246,7 +248,7 @@ def choose(
         "seeds": sorted(check_numbers("seeds", seeds, int) or ()),
     }
     defaults = {
-        "datasets": _default_datasets(experiment, own),
+        "datasets": _at_hand(usual, own) if experiment.trained else (),
         "models": part.get("models") or experiment.models,
         "templates": experiment.templates,
         "widths": part.get("widths") or experiment.widths,
@@ -255,7 +257,7 @@ def choose(
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
     seeds = {getattr(own, kind).seeds for kind in experiment.kinds}
     defaults["seeds"] = seeds.pop() if len(seeds) == 1 else ()  # else any are others than some
-    defaults["datasets"] = experiment.datasets[:1] if experiment.tiny else own.datasets
+    defaults["datasets"] = usual
     words = [
         f"{word:.15g}" if isinstance(word, float) else str(word)
         for what, value in given.items()
@@ -286,10 +288,8 @@ def resolve_profile(name: str = "auto") -> str:
     return check_choice("profile", name, ("auto", *PROFILES))
 
 
-def _default_datasets(experiment: Experiment, profile: Profile) -> tuple[str, ...]:
-    names = experiment.datasets[:1] if experiment.tiny else profile.datasets
-    if not experiment.trained:
-        return ()
+def _at_hand(names: Sequence[str], profile: Profile) -> tuple[str, ...]:
+    """Return data sets, or of those that are not at hand what the profile falls back on."""
     chosen = []
     for name in names:
         places = (name, *profile.fallbacks.get(name, ()))
@@ -326,7 +326,7 @@ def published(table: int) -> "pd.DataFrame":
     """Return the paper's numbers of a table, one row each, doubtful ones marked.
 
     `quantity` is the name of what we measure in the same way. A number is doubtful where the
-    paper's text lost a digit or its decimal point.
+    paper's text can be read in more than one way.
 
     Examples
     --------

@@ -276,8 +276,11 @@ def differences(
     kind: str = "cifar",
     models: Sequence[str] = _MODELS,
     templates: Sequence[str] = TEMPLATES,
+    seeds: Sequence[int] = (),
 ) -> list[str]:
     """Return how a profile's setting of a kind differs from the author's code, in words.
+
+    `seeds` are those asked for, if they are others than the setting's.
 
     Examples
     --------
@@ -296,8 +299,8 @@ def differences(
                 where.setdefault((value, stated), []).append(cell)
         if where:
             said.append(f"{name.replace('_', ' ')} {_instead(where, cells)}")
-    if len(own.seeds) != len(code.seeds):
-        said.append(f"{len(own.seeds)} instead of {len(code.seeds)} repetitions")
+    if (n := len(seeds or own.seeds)) != len(code.seeds):
+        said.append(f"{n} instead of {len(code.seeds)} repetitions")
     factors = sorted({own.width_factor(model) for model in models})
     if factors != [1.0]:
         each = f"{factors[0]:g}" + f" to {factors[-1]:g}" * (len(factors) > 1)

@@ -34,7 +34,9 @@ class Table:
     caption: str
     note: str  # where the numbers come from, and what stays open
     frame: pd.DataFrame  # the numbers, for a CSV
-    grid: pd.DataFrame  # their text; two levels of rows, and the paper's columns named "Template"
+    grid: (
+        pd.DataFrame
+    )  # their text; one or two levels of rows, the paper's columns named "Template"
 
     def __repr__(self) -> str:
         return to_text(self)
@@ -56,7 +58,7 @@ def to_text(table: Table) -> str:
     grid = table.grid
     if grid.columns.name == "Template" and len(grid):
         grid = pd.concat({block: grid.loc[block].T for block in grid.index.unique(0)})
-    grid = grid.rename_axis(index=[None, None], columns=None)
+    grid = grid.rename_axis(index=[None] * grid.index.nlevels, columns=None)
     said = [textwrap.fill(text, 88) for text in (f"{table.name}. {table.caption}", table.note)]
     lines = "\n".join([*said, "", grid.to_string(line_width=100)]).splitlines()
     return "\n".join(line.rstrip() for line in lines)
@@ -83,7 +85,7 @@ def to_latex(table: Table) -> str:
     return rf"""\begin{{table*}}\centering
 \caption{{{_latex(table.caption)}}}
 \begin{{adjustbox}}{{max width=\textwidth}}
-\begin{{tabular}}{{ll{"c" * len(table.grid.columns)}}}\toprule
+\begin{{tabular}}{{{"l" * table.grid.index.nlevels}{"c" * len(table.grid.columns)}}}\toprule
 {body}
 \bottomrule\end{{tabular}}\end{{adjustbox}}
 
@@ -133,10 +135,13 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
     runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
     said = [f"Profile {choices.profile_name} ({profile.label}): {runs}{trained}."]
     if dataset == "digits":
-        said.append("The images are scikit-learn's handwritten digits, none of the paper's sets.")
+        said.append(
+            "The images are scikit-learn's digits, none of the paper's sets, never flipped."
+        )
     for kind in choices.experiment.kinds:
         where = f", at equal {kind}" if kind in choices.experiment.like else ""
-        if changes := differences(profile, kind, choices.models, choices.templates):
+        chosen = choices.models, choices.templates, choices.seeds
+        if changes := differences(profile, kind, *chosen):
             said.append(f"Unlike the author's released code{where}: {'; '.join(changes)}.")
     deterministic = "Training is deterministic, which the author's is not."
     said.append(deterministic if profile.protocol else "Not the paper's protocol.")

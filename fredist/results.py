@@ -49,8 +49,7 @@ def collect(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     for cell in cells:
         rows += _counted(choices, cell)
     if choices.experiment.trained:
-        for dataset in choices.datasets:
-            rows += _trained(choices, [c for c in cells if c.dataset == dataset], store, said)
+        rows += _trained(choices, cells, store, said)
     for quantity in choices.experiment.measured:
         rows += _measured(choices, cells, quantity, store, said)
     rows += _published(choices, cells)
@@ -90,7 +89,7 @@ def _counted(choices: Choices, cell: Cell) -> list[dict]:
 
 
 def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
-    """Return the accuracies on one data set."""
+    """Return the accuracies of every network."""
     found, rows = _records(choices, cells, store, said), []
     for cell in cells:
         asked = choices.seeds_of(cell)
@@ -124,14 +123,14 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
 def _records(
     choices: Choices, cells: list[Cell], store: Store, said: list[str]
 ) -> dict[tuple[Cell, int], Record]:
-    """Return the records of one data set's runs by cell and seed, all of one kind of device.
+    """Return the records of runs by cell and seed, all of one kind of device.
 
     That is the one asked for, or the one of most runs, CUDA if equally many.
     """
     # Of data that are not known by a fingerprint, the records': showing needs no data.
-    known = store.fingerprint(cells[0].dataset) or ""
+    known = {dataset: store.fingerprint(dataset) or "" for dataset in choices.datasets}
     seeds = [(cell, seed) for cell in cells for seed in choices.seeds_of(cell)]
-    runs = {key: choices.run(*key, fingerprint=known) for key in seeds}
+    runs = {key: choices.run(*key, fingerprint=known[key[0].dataset]) for key in seeds}
     found = {
         place: {key: record for key, run in runs.items() if (record := store.find(run, place))}
         for place in ((choices.device,) if choices.device else ("cuda", "cpu"))
@@ -269,11 +268,10 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     """
     store, rows = Store() if store is None else store, []
     columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
-    for dataset in choices.datasets:
-        cells = [cell for cell in choices.cells() if cell.dataset == dataset]
-        for (cell, seed), record in _records(choices, cells, store, []).items():
-            history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
-            rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
+    cells = choices.cells() if choices.experiment.trained else []
+    for (cell, seed), record in _records(choices, cells, store, []).items():
+        history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
+        rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
 
 
@@ -328,8 +326,9 @@ def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.Dat
                 "of": row.of,
                 "kind": row.kind,
                 "profile": row.profile,
+                "doubtful": bool(row.doubtful or base.doubtful),
             }
         )
     columns = [*KEYS, "gain", "low", "high", "percent", "percent_low", "percent_high", "n", "of",
-               "kind", "profile"]  # fmt: skip
+               "kind", "profile", "doubtful"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns)

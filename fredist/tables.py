@@ -8,7 +8,7 @@ import pandas as pd
 from . import networks
 from .data import DATASETS
 from .networks import FAMILIES
-from .paper import Choices
+from .paper import OWN_DATASETS, Choices
 from .report import Table, best_profile, provenance, save, say_text  # noqa: F401 - for notebooks
 from .runs import COMPUTED
 from .templates import TEMPLATES
@@ -17,7 +17,7 @@ TEMPLATE_LABELS: Mapping[str, str] = {
     template: template.replace("_", "-").title() for template in TEMPLATES
 } | {"reverse": "Reverse-Base"}
 DASH = "–"
-_LOST = "? where the paper's text lost a digit"
+_LOST = "? where the paper's text can be read in more than one way"
 _MARKS = f"{_LOST}, * where guessing would do as well"
 _SHOWN = "in percent, mean [min–max] (n runs)"
 _TABLE_1 = (
@@ -88,7 +88,7 @@ def table2(choices: Choices, frame: pd.DataFrame) -> list[Table]:
         "published accuracy": ("train_top1_best", "published", 2),
         "validation top-1": ("top1_last", "ours", 2),
         "validation top-5": ("top5_last", "ours", 2),
-        "parameters": ("params_millions", "ours", 6),
+        "parameters at full width": ("params_millions", "ours", 6),
         "published millions": ("params_millions", "published", 1),
     }
     return _accuracies("Table 2", _TABLE_2, rows, choices, frame)
@@ -99,8 +99,8 @@ def _accuracies(name, caption, rows, choices, frame) -> list[Table]:
     for dataset in choices.datasets:
         part = frame[frame["dataset"] == dataset]
         # Beside the digits or a subset stand the printed numbers of the paper's first data set.
-        own = dataset in ("cifar10", "cifar100", "tiny-imagenet")
-        other = "" if own else f" (on {DATASETS[choices.experiment.datasets[0]].label})"
+        first = DATASETS[choices.experiment.datasets[0]].label
+        other = "" if dataset in OWN_DATASETS else f" (on {first})"
         said = caption.format(DATASETS[dataset].label, other)
         note = provenance(choices, frame, dataset)
         tables.append(Table(name, said, note, part, _layout(choices, part, rows)))

@@ -2,12 +2,11 @@
 
 import math
 from collections.abc import Callable
-from functools import cache
 from statistics import mean
 
 import pandas as pd
 
-from .paper import EXPERIMENTS, published
+from .paper import EXPERIMENTS, OWN_DATASETS
 from .recipes import PROFILES
 from .results import paired
 
@@ -33,7 +32,8 @@ def judge(
     """Return one claim's row: its words, where they stand, and both verdicts with their numbers.
 
     The number shown is the one that decides: of a claim of some cells the best, of a claim of
-    every cell the one nearest to failing. Our records need as many cells as the paper prints.
+    every cell the one nearest to failing; "?" says that it is doubtful (`paper.published`). Our
+    records need as many cells as the paper prints.
 
     Parameters
     ----------
@@ -42,7 +42,8 @@ def judge(
     cells : DataFrame
         Rows of `results.collect` or `results.gains`, printed numbers and ours.
     column : str
-        What is compared; its range is in `low` and `high`, or `<column>_low`, `<column>_high`.
+        What is compared: "gain" in points, or "percent" or "share" in percent; its range is in
+        `low` and `high`, or `<column>_low`, `<column>_high`.
     above, below, reaches : float
         The bound: one of the three. A number equal to it passes `reaches` only ("up to 45%").
     some : bool
@@ -53,7 +54,7 @@ def judge(
     >>> cells = pd.DataFrame({"percent": [45.1, 20.1], "kind": "published"})
     >>> row = judge("up to 45% fewer", "abstract", cells, "percent", reaches=45, some=True)
     >>> row["by the paper"]
-    'holds: 45.1'
+    'holds: 45.1%'
     """
     bounds = [above, below, reaches]
     if sum(bound is not None for bound in bounds) != 1:
@@ -70,19 +71,21 @@ def judge(
     of = cells.loc[printed, column].count()
     for source, part in (("by the paper", cells[printed]), ("by our records", cells[~printed])):
         said = verdict(part, column, passes, some, of)
-        known = part[column].dropna()
+        known = part.dropna(subset=column).sort_values(column)
         if len(known):
-            said += f": {_words(known.max() if (below is None) == some else known.min())}"
+            decides = known.iloc[-1 if (below is None) == some else 0]
+            said += f": {_words(decides[column], column)}" + "?" * bool(decides.get("doubtful"))
         elif source == "by the paper":
             said = "not printed as a number"
         row[source] = said
     return row
 
 
-def _words(number: float) -> str:
+def _words(number: float, column: str) -> str:
     if math.isinf(number):
         return "never reached"  # by a curve, at any width
-    return f"{number:.1f}" if abs(number) >= 10 else f"{number:.2f}"
+    unit = " points" if column == "gain" else "%"
+    return f"{number:.1f}{unit}" if abs(number) >= 10 else f"{number:.2f}{unit}"
 
 
 def verdict(
@@ -161,20 +164,9 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
                 row["p"] = test.pvalue
             row["macs"] = own.loc["gmacs", "value"] / base.loc["gmacs", "value"]
             rows.append(row | {"loss": mean(losses)})
-    columns = [
-        "dataset",
-        "like",
-        "model",
-        "template",
-        "n",
-        "of",
-        "gain",
-        "low",
-        "high",
-        "p",
-        "macs",
-    ]
-    found = pd.DataFrame(rows, columns=[*columns, "loss"])
+    columns = ["dataset", "like", "model", "template", "n", "of", "gain", "low", "high", "p",
+               "macs", "loss"]  # fmt: skip
+    found = pd.DataFrame(rows, columns=columns)
     families = found[found["of"] >= CONTRAST_SEEDS].groupby(["dataset", "like"])["p"]
     found["p_holm"] = families.transform(_holm)
     found["verdict"] = [_contrast(row) for row in found.itertuples()]
@@ -210,13 +202,7 @@ def _range(row: dict, column: str) -> tuple[float, float]:
 def _decides(row: dict) -> bool:
     """Whether a number was taken as the paper's were."""
     if row["kind"] == "trained":
-        return PROFILES[row["profile"]].protocol and row["dataset"] in _own_datasets()
+        return PROFILES[row["profile"]].protocol and row["dataset"] in OWN_DATASETS
     if row["kind"] == "measured":
         return row["quantity"].startswith(("memory_code", "time_code"))
     return row["kind"] != "computed"
-
-
-@cache
-def _own_datasets() -> frozenset[str]:
-    """The paper's data sets: those that it prints accuracies of."""
-    return frozenset(pd.concat([published(1)["dataset"], published(2)["dataset"]]))

@@ -61,9 +61,12 @@ def accuracy(row):
 
 def test_records_that_are_all_there_decide(said):
     found = said(accuracy)
-    assert found["models surpass the base accuracy (the best template of each)"] == "holds: 1.00"
-    assert found["ResNet is more accurate than VGG"] == "holds: 1.00"
-    assert found[MODELS] == "holds: 1.00"
+    assert (
+        found["models surpass the base accuracy (the best template of each)"]
+        == "holds: 1.00 points"
+    )
+    assert found["ResNet is more accurate than VGG"] == "holds: 1.00 points"
+    assert found[MODELS] == "holds: 1.00 points"
     assert found[EQUAL].startswith("holds: ")
     assert found[UNIFORM].startswith("holds: ")
 
@@ -73,7 +76,7 @@ def test_what_a_claim_is_of_and_is_not_there_is_not_yet_measured(said):
     named = {"Inception has the highest accuracy of all base models", MODELS, EQUAL, UNIFORM}
     named |= {"models surpass the base accuracy (the best template of each)"}
     partial = said(lambda row: accuracy(row) if row.model != "inception" else None)
-    assert partial["ResNet is more accurate than VGG"] == "holds: 1.00"
+    assert partial["ResNet is more accurate than VGG"] == "holds: 1.00 points"
     one = said(accuracy, datasets=["cifar10"])
     assert one["VGG, ResNet and MobileNet improve on CIFAR-10 when templates are applied"] != (
         "not yet measured"

@@ -233,9 +233,44 @@ def test_data_sets_stand_apart_in_contrasts_and_in_epochs():
         assert drawn == [1 * times, 2 * times, 3 * times, 4 * times]
     check_layout(figure)
     runs = {"dataset": ["cifar10", "cifar100"], "test_top1": [90.0, 60.0]}
-    figure = figures.epochs(DataFrame(runs | {"model": "vgg19", "template": "base", "epoch": 1}))
+    runs |= {"like": "", "width": 1.0, "model": "vgg19", "template": "base", "epoch": 1}
+    figure = figures.epochs(DataFrame(runs))
     assert [line(axis, "base") for axis in figure.axes] == [[[1, 90]], [[1, 60]]]
     assert figure.axes[1].get_title() == "VGG-19, CIFAR-100"
+
+
+def test_epochs_are_means_over_seeds_alone():
+    """Widths and budgets stand apart; at a budget a template's width is its own."""
+    same = {"dataset": "cifar10", "model": "vgg19", "epoch": 1}
+    runs = [
+        same | {"like": "", "width": 1.0, "template": "base", "test_top1": 90.0},
+        same | {"like": "", "width": 0.5, "template": "base", "test_top1": 60.0},
+        same | {"like": "macs", "width": 1.0, "template": "base", "test_top1": 70.0},
+        same | {"like": "macs", "width": 1.0, "template": "base", "test_top1": 80.0},
+        same | {"like": "macs", "width": 0.4, "template": "uniform", "test_top1": 50.0},
+    ]
+    figure = figures.epochs(DataFrame(runs))
+    assert [line(axis, "base") for axis in figure.axes] == [[[1, 90]], [[1, 60]], [[1, 75]]]
+    assert line(figure.axes[2], "uniform") == [[1, 50]]
+    assert [axis.get_title() for axis in figure.axes[:2]] == [
+        "VGG-19, CIFAR-10",
+        "VGG-19 × 0.5, CIFAR-10",
+    ]
+    assert "equal MACs, runs: 1 to 2, their mean" in words(figure)
+
+
+def test_contrasts_show_what_is_decided_and_what_their_bars_are():
+    choices = choose("budget", "small", datasets="cifar10", models="vgg19")
+    found = gains(choices)  # of two seeds
+    row = found[found.like == "macs"].index[0]
+    found.loc[row, ["low", "high", "p", "verdict"]] = [1.0, 2.0, 0.001, "gains, at this scale"]
+    axis = figures.contrasts(choices, found).axes[0]
+    bars = [one for one in axis.lines if len(one.get_xdata()) == 2 and one.get_marker() == "|"]
+    assert [bar.get_linestyle() for bar in bars] == ["-", ":", ":", ":"]
+    means = [one for one in axis.lines if len(one.get_xdata()) == 1]
+    assert [one.get_markerfacecolor() == "white" for one in means] == [False, True, True, True]
+    assert axis.get_ylabel() == "equal MACs"
+    assert "widths × 0.25, 8 of 20 pairs" in words(axis.figure)
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,15 @@ def test_one_table_is_of_one_kind_of_device(tmp_path):
         assert histories(asked, Store([tmp_path]))["template"].nunique() == sum(there)
 
 
+def test_that_kind_is_one_for_all_data_sets(tmp_path):
+    choices = vgg(seeds=0, datasets="cifar10,cifar100")
+    for run in choices.runs():
+        trained(run, tmp_path, 80.0, CPU if run.dataset == "cifar10" else GPU)
+    frame = collect(choices, Store([tmp_path]))
+    assert set(ours(frame, "top1_last", n=1)["dataset"]) == {"cifar100"}
+    assert frame.attrs["said"] == ["5 runs were trained on cpu alone, and are left out"]
+
+
 def test_that_is_the_kind_of_most_runs_though_others_have_records_too(tmp_path):
     runs = vgg(seeds=0).runs()
     for run in runs:

@@ -78,13 +78,19 @@ def test_notes_say_how_a_profile_is_not_the_papers():
     [smoke], *_ = made(datasets="digits")
     for words in (
         "0 of 20 runs",
-        "handwritten digits",
+        "scikit-learn's digits, none of the paper's sets, never flipped",
+        "1 instead of 3 repetitions",
         "5 (resnet50), 2 (inception)",
         "every width multiplied by 0.0625 to 0.25",
         "Not the paper's protocol",
     ):
         assert words in smoke.note
     assert "on CIFAR-10" in smoke.caption  # where the published numbers are from
+    [more], *_ = made(datasets="digits", seeds=[0, 1, 2])
+    assert "0 of 60 runs" in more.note
+    assert "repetitions" not in more.note
+    [fewer], *_ = made("table1", "paper", datasets="cifar10", seeds=[0])
+    assert "Unlike the author's released code: 1 instead of 3 repetitions." in fewer.note
     [code], *_ = made("table1", "paper", datasets="cifar10")
     assert "Unlike" not in code.note
     assert "deterministic" in code.note
@@ -104,7 +110,7 @@ def test_table_2_sets_training_accuracy_beside_the_printed_one(tmp_path):
         "published accuracy": "97.23",
         "validation top-1": "60.00 (1)",
         "validation top-5": "99.00 (1)",
-        "parameters": "25,047,688",
+        "parameters at full width": "25,047,688",
         "published millions": "25.0",
     }
     assert "on Tiny-ImageNet" in table.caption
@@ -120,7 +126,8 @@ def test_counts_come_out_to_the_printed_digit():
     (second,), *_ = made("table2")
     for model in ("VGG-19", "MobileNet"):
         rows = second.grid.loc[model]
-        cut = [int(one.replace(",", "")) // 10**5 / 10 for one in rows.loc["parameters"]]
+        whole = rows.loc["parameters at full width"]
+        cut = [int(one.replace(",", "")) // 10**5 / 10 for one in whole]
         assert list(map(str, cut)) == rows.loc["published millions"].tolist()
 
 

@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from fredist import paths
+from fredist.networks import FAMILIES
 from fredist.paper import choose
 from fredist.records import Store
 from fredist.results import collect
@@ -62,11 +63,11 @@ def test_another_protocol_or_data_set_may_not_judge(other):
 
 def test_our_records_need_every_cell_that_the_paper_prints():
     both = pd.concat([cells(1.0, 2.0), trained(1, 1, 1)])
-    assert judge("", "", both, "gain", above=0)["by our records"] == "not yet measured: 1.00"
-    assert judge("", "", both, "gain", above=0, some=True)["by our records"] == "holds: 1.00"
-    assert judge("", "", both, "gain", above=1)["by our records"] == "fails: 1.00"
+    assert judge("", "", both, "gain", above=0)["by our records"] == "not yet measured: 1.00 points"
+    assert judge("", "", both, "gain", above=0, some=True)["by our records"] == "holds: 1.00 points"
+    assert judge("", "", both, "gain", above=1)["by our records"] == "fails: 1.00 points"
     both = pd.concat([both, trained(3, 3, 3, dataset="cifar100")])
-    assert judge("", "", both, "gain", above=0)["by our records"] == "holds: 1.00"
+    assert judge("", "", both, "gain", above=0)["by our records"] == "holds: 1.00 points"
 
 
 def test_what_is_never_reached_is_said_in_words():
@@ -90,10 +91,18 @@ def test_memory_and_time_are_guarded_as_accuracy_is(kind, quantity, decides):
 
 def test_the_number_shown_is_the_one_that_decides():
     both = cells(3.0, 44.0, 46.0)
-    assert judge("", "", both, "gain", reaches=45, some=True)["by the paper"] == "holds: 46.0"
-    assert judge("", "", both, "gain", above=2)["by the paper"] == "holds: 3.00"
-    assert judge("", "", both, "gain", below=45)["by the paper"] == "fails: 46.0"
+    assert (
+        judge("", "", both, "gain", reaches=45, some=True)["by the paper"] == "holds: 46.0 points"
+    )
+    assert judge("", "", both, "gain", above=2)["by the paper"] == "holds: 3.00 points"
+    assert judge("", "", both, "gain", below=45)["by the paper"] == "fails: 46.0 points"
     assert judge("", "", both, "gain", above=2)["by our records"] == "not yet measured"
+
+
+def test_a_number_that_can_be_read_in_two_ways_is_marked():
+    both = cells(3.0, 44.0, doubtful=[True, False])
+    assert judge("", "", both, "gain", above=2)["by the paper"] == "holds: 3.00 points?"
+    assert judge("", "", both, "gain", above=2, some=True)["by the paper"] == "holds: 44.0 points"
 
 
 def test_a_bound_is_one_of_three():
@@ -178,9 +187,11 @@ def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
     found = contrasts(collect(choices, Store(paths.RESULTS))).query("n >= 5")
     assert len(found) >= 4
     words = {"gains": "gains {:.1f} points (95% interval {:.1f} to {:.1f})", "loses": "lose"}
+    labels = [FAMILIES[model].label for model in choices.models]
     for row in found.itertuples():
-        name = row.template.replace("_", "-")
-        clause = re.search(rf"(?<!-){name}[^,]*", said)[0]
+        name, own = row.template.replace("_", "-"), FAMILIES[row.model].label
+        part = re.search(rf"{own}((?!{'|'.join(labels)}).)*", said)[0]  # up to the next model
+        clause = re.search(rf"(?<!-){name}[^,]*", part)[0]
         verdict = row.verdict.partition(",")[0].partition(":")[0]
         assert words.get(verdict, verdict).format(row.gain, row.low, row.high) in clause
         assert f"{abs(row.gain):.1f}" in clause
