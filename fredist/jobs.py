@@ -115,7 +115,8 @@ def make(
             todo.sort(key=lambda job: _beside(job, ".failed.json").exists())
             if todo and time.monotonic() < deadline:
                 with suppress(filelock.Timeout), rule():  # time is up while others are timed
-                    _share(todo, partial(work, wait=wait), at_once, left, failed, total)
+                    own = partial(work, wait=wait)
+                    _share(todo, own, at_once, left, failed, total, partial(choose_device, device))
     if left:
         print(f"time is up: {len(left)} of {total} left; call again to continue", flush=True)
     made = total - len(left) - (len(failed) - unfit)
@@ -201,7 +202,9 @@ def _size(job: Job) -> int:
     return job.network.macs(DATASETS[job.dataset].size) * images * epochs
 
 
-def _share(jobs, work: Callable, processes: int, left: dict, failed: dict, total: int) -> None:
+def _share(
+    jobs, work: Callable, processes: int, left: dict, failed: dict, total: int, check: Callable
+) -> None:
     """Make jobs of one kind: take from `left` those made or failed, and say so."""
     is_run = isinstance(jobs[0], Run)
     whole = {job: job.recipe.epochs if is_run else 1 for job in jobs}
@@ -229,6 +232,8 @@ def _share(jobs, work: Callable, processes: int, left: dict, failed: dict, total
             del left[job]
             shown.update(whole[job] - counted[job])
             news(job, f"[{total - len(left)}/{total}] {job}: {outcome}")
+            if job in failed:
+                check()  # on a GPU that is lost all others would fail as well
 
 
 def _make_one(

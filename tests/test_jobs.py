@@ -296,6 +296,22 @@ def test_folders_that_cannot_be_used_are_an_error_before_training(tmp_path, monk
         make([tiny()])
 
 
+def test_a_device_that_is_lost_ends_the_sweep_and_the_others_stay_to_be_made(own_runs, monkeypatch):
+    monkeypatch.setattr("torch.get_num_threads", lambda: 1)
+    calls = iter([None])
+
+    def conv2d(image, kernel):
+        if next(calls, "lost") == "lost":
+            raise RuntimeError("CUDA error: an illegal memory access was encountered")
+        return image
+
+    monkeypatch.setattr("fredist.device.conv2d", conv2d)
+    with pytest.raises(RuntimeError, match="can run a convolution, but cpu .* illegal memory"):
+        make([bad(), tiny(seed=1)], device="cpu")
+    assert unfinished(own_runs, bad(), "failed.json").exists()
+    assert not unfinished(own_runs, tiny(seed=1), "failed.json").exists()
+
+
 @pytest.mark.filterwarnings("ignore:flock not supported")  # filelock's own way out
 @pytest.mark.parametrize("number", [errno.ENOLCK, errno.ENOSYS])
 def test_folders_without_locks_are_an_error_before_training(monkeypatch, number):
