@@ -117,7 +117,7 @@ coverage: setup ## redistribute every CNN of torchvision, one of each family in 
 gpu-check: setup ## train, resume and measure on a CUDA device, compared with the CPU [ARGS]
 	$(run) pytest -m gpu -v -rs tests/test_gpu.py $(ARGS)
 
-clean: ## remove .venv, builds and caches; never runs/ or figures
-	[ ! -e .venv/.fredist-setup ] || rm -rf .venv
+clean: ## remove .venv [VENV=folder], builds and caches; never runs/ or figures
+	[ ! -e $(call quote,$(VENV))/.fredist-setup ] || rm -rf $(call quote,$(VENV))
 	rm -rf build dist *.egg-info .hypothesis .pytest_cache .ruff_cache
 	find benchmarks fredist tests tools -name __pycache__ -prune -exec rm -rf {} +

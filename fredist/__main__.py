@@ -32,8 +32,11 @@ _OPTIONS = {f"--{one}": _LIST for one in CHOICES} | {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status: 1 where something failed, named at the end."""
-    for stream in (sys.stdout, sys.stderr):  # a terminal without a character ends no command
-        stream.reconfigure(errors="backslashreplace")
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by >&-
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+        # A terminal without a character ends no command.
+        getattr(sys, name).reconfigure(errors="backslashreplace")
     options = _options(arguments)
     try:
         failed = options.pop("command")(**options) or {}
@@ -134,7 +137,7 @@ def _show(choices: Choices, parameters: dict) -> None:
         said = frame.attrs["said"]
     for text in (printed, *said):
         say_text(text)
-    files = sorted(path.suffix for path in target.parent.glob(f"{target.stem}.*"))
+    files = sorted(path.suffix for path in target.parent.iterdir() if path.stem == target.stem)
     say_text(f"\nfiles: {readable(target.with_suffix(''))}{', '.join(files)}")
 
 
@@ -224,11 +227,14 @@ def _options(arguments: Sequence[str] | None) -> dict:
 
 def _terminate(number: int, frame) -> None:
     """End all as Ctrl-C does."""
+    signal.signal(number, signal.SIG_IGN)  # of a closing terminal both it and its shell tell
     raise KeyboardInterrupt(number)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in {signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)}:  # not on Windows
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, _terminate)
     status = main()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would interrupt the clean-up
     sys.exit(status)

@@ -112,22 +112,29 @@ def _places(name: str, root: Path) -> Iterator[tuple]:
         path = Path(find_spec("sklearn").origin).parent / "datasets/data"
         yield "scikit-learn's bundled digits", readers.read_digits, path, True
         return
-    # The hub's download cache keeps each revision: the newest goes first.
-    kept = filter(os.path.exists, root.glob(f"datasets--*--{name}/snapshots/*"))  # no broken link
+    # The hub's download cache keeps each revision: the newest goes first. Old sets have no owner.
+    revisions = [f"datasets--{owner}{name}/snapshots/*" for owner in ("", "*--")]
+    kept = [path for way in revisions for path in root.glob(way) if path.exists()]  # no broken link
     for path in (root / name, *sorted(kept, key=os.path.getmtime, reverse=True)):
         yield "parquet", readers.read_parquet, path, bool(readers.parquet_files(path))
-    homes = [root / name, root] + [root / "tiny-imagenet"] * DATASETS[name].part
+    whole = [root / "tiny-imagenet"] * DATASETS[name].part
+    homes = [root / name, root, *whole]
     archive = DATASETS[name].url.rpartition("/")[2]
     for path in (home / archive for home in homes):
         yield "official archive", readers.read_archive, path, path.is_file()
     trees = [home / "tiny-imagenet-200" for home in homes if archive == "tiny-imagenet-200.zip"]
+    # Rows of parquet have no numbers by which to take a part.
+    trees += [path for path in whole if not readers.parquet_files(path)]
     for path in (root / name, *trees):
         yield "image folders", readers.read_folders, path, (path / "train").is_dir()
 
 
 def _find(name: str, root: Path) -> tuple | None:
     """Return the first of a set's places that is there."""
-    return next((place for *place, there in _places(name, root) if there), None)
+    try:
+        return next((place for *place, there in _places(name, root) if there), None)
+    except OSError as error:  # of another user
+        raise DataError(root / name, "files that can be read", error) from error
 
 
 def at_hand(name: str, folder: Folder = None) -> bool:
@@ -138,7 +145,10 @@ def at_hand(name: str, folder: Folder = None) -> bool:
     >>> at_hand("digits")
     True
     """
-    return _find(name, _root(folder)) is not None
+    try:
+        return _find(name, _root(folder)) is not None
+    except DataError:  # they are there, and `load` says what is wrong
+        return True
 
 
 def _download(info: Info, target: Path, progress: Progress) -> None:
@@ -219,7 +229,7 @@ def _write_cache(file: Path, values: dict) -> None:
 
 
 _loaded: dict[Path, ImageSet] = {}  # by cache file; at most two, for memory's sake
-_learned: dict[tuple[str, Path], str] = {}  # fingerprints of the sets in a folder
+_learned: dict[tuple[str, Path], str | None] = {}  # fingerprints of the sets in a folder
 
 
 def load(
@@ -269,7 +279,8 @@ def load(
 def fingerprint(name: str, folder: Folder = None) -> str | None:
     """Return a set's fingerprint: the known one, else that of the data at hand, else None.
 
-    Cheap: nothing is decoded unless it never was, and files are looked at once in a process.
+    Cheap: nothing is decoded unless it never was, and files are looked at once in a process. Those
+    that are damaged give None: what there is to show needs no data, and `load` names the fault.
 
     Examples
     --------
@@ -278,9 +289,12 @@ def fingerprint(name: str, folder: Folder = None) -> str | None:
     """
     known = DATASETS[check_choice("data set", name, DATASETS)].fingerprint
     key = name, _root(folder)
-    if known is None and key not in _learned and (place := _find(*key)):
-        kept = _read_cache(_cache_file(name, place[-1]), "fingerprint")
-        _learned[key] = str(kept[0]) if kept else load(name, folder).fingerprint
+    if known is None and key not in _learned:
+        with suppress(DataError, OSError):
+            if place := _find(*key):
+                _learned[key] = None  # unless it can be read
+                kept = _read_cache(_cache_file(name, place[-1]), "fingerprint")
+                _learned[key] = str(kept[0]) if kept else load(name, folder).fingerprint
     return known or _learned.get(key)
 
 

@@ -31,38 +31,55 @@ PARAMETERS = ("profile", *CHOICES, "train")
 def settle(name: str, namespace: Mapping) -> Choices:
     """Return the checked choices that a notebook's parameters make, in the cell after them.
 
-    Any other name assigned there, or by papermill, is an error, as is a value that is none. What
-    later cells put into the namespace plays no part: cells can be run again in any order.
+    Any other name assigned there, or by papermill, is an error, as is a value that is none. Their
+    cell is the last that assigns one of them, computed or not: what other cells put into the
+    namespace plays no part, and cells can be run again in any order.
 
     Examples
     --------
     >>> settle("figure1", {"profile": "smoke", "models": "resnet50"}).models
     ('resnet50',)
     """
-    cells: list[list[str]] = []  # the parameters', and then papermill's, executed just before
+    cells: list[list[str]] = []  # the parameters', then papermill's, or literals set just before
+    near = True  # back to here nothing is done but assigning literals
     for source in reversed(namespace.get("In", [])[:-1]):
-        names = _assigned(source)
-        cells.insert(0, names or [])
-        if names is None or not source.startswith("# Parameters"):  # as papermill's begins
+        names = None if "settle(" in source else _assigned(source)  # it may set parameters, too
+        passed = source.startswith("# Parameters")  # as papermill's begins
+        if names is None and cells:
             break
-    known = PARAMETERS
+        near = near and names is not None
+        own = not passed and not {*PARAMETERS}.isdisjoint(names or ())
+        if names and (own or passed or near):
+            cells.insert(0, names)
+        if own:
+            break
     for names in cells:
-        for one in names:
-            check_choice("parameter", one, known)
-        known = tuple(names) or known  # papermill may set no other than the notebook has
+        for one in names:  # papermill may set no other than the notebook has
+            check_choice("parameter", one, PARAMETERS if names is cells[0] else cells[0])
     given = {one: namespace[one] for one in PARAMETERS if one in namespace}
-    for flag in ("train",):
-        check_flag(flag, given.pop(flag, False))
+    check_flag("train", given.pop("train", False))
     return choose(name, **given)
 
 
 def _assigned(source: str) -> list[str] | None:
-    """Return the names that a cell of nothing but literals assigns; None for any other cell."""
+    """Return the names that a cell assigns; None for one that is none of parameters.
+
+    Such a cell assigns one of them, or nothing but literals; imports beside make no difference.
+    """
     try:
-        assigned = [(one.targets, ast.literal_eval(one.value)) for one in ast.parse(source).body]
-        return [target.id for targets, _ in assigned for target in targets]
-    except (SyntaxError, ValueError, AttributeError):  # a magic, or what is computed
+        body = ast.parse(source).body
+    except SyntaxError:  # a magic
         return None
+    body = [one for one in body if not isinstance(one, ast.Import | ast.ImportFrom)]
+    made = [one for one in body if isinstance(one, ast.Assign | ast.AnnAssign)]
+    targets = [target for one in made for target in getattr(one, "targets", None) or [one.target]]
+    nodes = [node for target in targets for node in ast.walk(target)]  # of a, b = 1, 2 each
+    names = [n.id for n in nodes if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)]
+    try:
+        [ast.literal_eval(one.value) for one in body]
+    except (ValueError, TypeError, AttributeError):  # computed, or no assignment
+        return None if {*PARAMETERS}.isdisjoint(names) else names
+    return names
 
 
 def parameters_of(name: str) -> list[str]:

@@ -18,7 +18,7 @@ from .networks import FAMILIES, Network, make_network
 from .networks.budget import largest, network_cost
 from .paths import PUBLISHED
 from .recipes import PROFILES, Profile, Setting
-from .runs import Run, make_run
+from .runs import Run, make_run, short_hash
 from .templates import TEMPLATES
 
 if TYPE_CHECKING:
@@ -245,7 +245,7 @@ def choose(
         "models": _chosen("models", models, MODELS),
         "templates": _chosen("templates", templates, TEMPLATES),
         "widths": sorted(check_numbers("widths", widths, float) or (), reverse=True),
-        "seeds": sorted(check_numbers("seeds", seeds, int) or ()),
+        "seeds": tuple(sorted(check_numbers("seeds", seeds, int) or ())),
     }
     defaults = {
         "datasets": _at_hand(usual, own) if experiment.trained else (),
@@ -268,8 +268,10 @@ def choose(
         if not isinstance(device, str) or not device.strip():
             raise TypeError(f"expected cpu, cuda or a device's name as device, got {device!r}")
         words.append(re.sub(r"\W+", "_", device))
-    chosen["seeds"] = tuple(given["seeds"])
-    return Choices(name, profile, **chosen, device=device, suffix="".join(f"-{w}" for w in words))
+    suffix = "".join(f"-{word}" for word in words)
+    if len(suffix) > 120:  # no file system takes names of any length
+        suffix = f"{suffix[:100]}-{short_hash(suffix)}"
+    return Choices(name, profile, **chosen, seeds=given["seeds"], device=device, suffix=suffix)
 
 
 def _chosen(what: str, values, order: Sequence[str]) -> list[str] | None:
@@ -303,10 +305,8 @@ def _datasets(name: str, datasets) -> tuple[str, ...] | None:
     if given is None or not experiment.trained:
         return None
     if other := [one for one in given if one not in experiment.datasets]:
-        raise ValueError(
-            f"expected data sets from {', '.join(experiment.datasets)} for {name}, got "
-            f"{', '.join(other)}"
-        )
+        said = f"expected data sets from {', '.join(experiment.datasets)} for {name}"
+        raise ValueError(f"{said}, got {', '.join(other)}")
     return tuple(given)
 
 

@@ -15,7 +15,8 @@ RESULTS = ROOT / "results"  # shipped records
 
 def in_checkout() -> bool:
     """Return whether fredist runs from its checkout rather than installed as a wheel."""
-    return (ROOT / "pyproject.toml").is_file() and NOTEBOOKS.is_dir()
+    # A project of the user's, with a copy of the package in it, may have notebooks of its own.
+    return (ROOT / "pyproject.toml").is_file() and (NOTEBOOKS / "table1.ipynb").is_file()
 
 
 def need_checkout(what: str) -> None:

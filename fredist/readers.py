@@ -59,7 +59,8 @@ def parquet_files(root: Path) -> dict[str, list[Path]]:
         # The file's name tells its split, or its folder's does: train/0000.parquet.
         words = (*re.split("[^a-z]+", path.stem.lower()), path.parent.name)
         split = next((SPLITS[word] for word in words if word in SPLITS), None)
-        if split and path.suffix.lower() == ".parquet":
+        # The hub's image folders may have a metadata.parquet, of what else is known of the images.
+        if split and path.suffix.lower() == ".parquet" and path.stem != "metadata":
             found.setdefault(split, []).append(path)
     return _labelled(found)
 

@@ -55,8 +55,9 @@ def source(tmp_path_factory):
     shutil.copytree(paths.PACKAGE, root / "fredist", ignore=shutil.ignore_patterns("__pycache__"))
     (root / "pyproject.toml").touch()
     (root / "notebooks").mkdir()
-    lists = [f"{one} = None" for one in PARAMETERS[1:-1]] + ["train = False"]
-    for name, own in {"table1": lists, "figure1": lists[1:3]}.items():
+    kept = [one for one in PARAMETERS[1:-1] if one != "widths"]
+    lists = [f"{one} = None" for one in kept] + ["train = False"]
+    for name, own in {"table1": lists, "figure1": [*lists[1:3], "widths = None"]}.items():
         write_notebook(root / "notebooks", name, own, TABLE.format(name=name))
     write_notebook(root / "notebooks", "figure5", [], SLEEP)
     return root
@@ -123,23 +124,32 @@ def test_what_is_there_is_shown_before_and_after_what_cannot_be_made(run, writte
 
 
 def test_a_choice_without_use_is_said_and_changes_nothing(run, tmp_path):
-    arguments = ["render", "figure1", "--profile", "smoke", "--models", "resnet50"]
+    other = tmp_path / "figures" / "smoke" / "figure1-resnet50-2.5.csv"
+    paths.write_whole(other, "of another width")
+    arguments = ["render", "figure1", "--profile=smoke", "--models=resnet50", "--widths=2"]
     status, out, err = finished(run(*arguments, "--seeds", "1", "--device", "cpu"))
     assert (status, err) == (0, "")
     assert out.startswith("figure1 has no seeds to choose from")
     assert "figure1 shows ('resnet50',) ()" in out
-    made = {"figure1-resnet50.csv", "figure1-resnet50.ipynb"}
-    assert set(os.listdir(tmp_path / "figures" / "smoke")) == made
+    made = {"figure1-resnet50-2.csv", "figure1-resnet50-2.ipynb"}
+    assert set(os.listdir(other.parent)) == made | {other.name}
+    assert out.endswith("figure1-resnet50-2.csv, .ipynb\n")
 
 
 def in_background():
-    """As a shell starts what ends in `&`, and nohup all: deaf to Ctrl-C, as all it then starts."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """As a shell starts what ends in `&`, after nohup: deaf to Ctrl-C, as all that it starts."""
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
 
 
 @pytest.mark.parametrize(
     ("number", "started"),
-    [(signal.SIGINT, None), (signal.SIGTERM, None), (signal.SIGTERM, in_background)],
+    [
+        (signal.SIGINT, None),
+        (signal.SIGTERM, None),
+        (signal.SIGHUP, None),  # the terminal is closed
+        (signal.SIGTERM, in_background),
+    ],
 )
 def test_a_signal_to_the_terminal_ends_all_in_one_sentence(
     run, own_runs, tmp_path, number, started
@@ -150,6 +160,8 @@ def test_a_signal_to_the_terminal_ends_all_in_one_sentence(
         time.sleep(0.05)
         assert process.poll() is None
     kernel = int(begun.read_text())
+    if started:
+        os.killpg(process.pid, signal.SIGHUP)  # its terminal closes, and it goes on
     os.killpg(process.pid, number)
     said = "\ninterrupted: nothing is lost, the same command continues\n"
     assert finished(process) == (128 + number, "", said)
@@ -194,10 +206,28 @@ def test_data_sets_that_are_meant_for_others_play_no_part_and_that_is_said(capsy
     assert said[-1] == "0 of 20 runs have a record"
 
 
+@pytest.mark.parametrize("command", ["render", "train"])
+def test_a_choice_that_an_experiment_lacks_plays_no_part_and_that_is_said(run, written, command):
+    written(
+        choose("table1", "smoke", datasets="digits", models="vgg19", templates="base").runs()[0]
+    )
+    chosen = ["--profile=smoke", "--datasets=digits", "--models=vgg19", "--templates=base"]
+    own = ["--no-train"] if command == "render" else ["--minutes=1e-9"]
+    _, said, _ = finished(run(command, "table1", *chosen, "--widths=0.5", *own))
+    assert said.startswith("table1 has no widths to choose from: --widths plays no part\n")
+    assert "missing" not in said
+    assert command == "render" or said.endswith("1 of 1 runs have a record\n")
+
+
 def test_a_reader_who_has_seen_enough_is_no_error(run):
     process = run("data", "--datasets", "digits")
     process.stdout.close()
     assert (process.stderr.read(), process.wait()) == ("", 141)
+
+
+def test_one_who_closes_the_output_wants_none(run):
+    status, _, err = finished(run("data", "--datasets=digits", preexec_fn=lambda: os.close(1)))
+    assert (status, err) == (0, "")
 
 
 def test_publishing_remakes_all_from_the_shipped_records_alone(source, tmp_path):

@@ -34,7 +34,9 @@ from imagesets import (
 )
 
 from fredist import data, readers
+from fredist.__main__ import main
 from fredist.data import DATASETS, DataNotFound, at_hand, fingerprint, load, subset
+from fredist.paper import choose
 from fredist.paths import cache_folder
 from fredist.readers import DataError
 
@@ -227,6 +229,29 @@ def test_what_cannot_be_read_is_named(cifar, tmp_path):
         patch.setattr(Path, "read_bytes", refuse)
         with pytest.raises(DataError, match=r"files that can be read, got .*denied.*cat_1.png"):
             load("cifar10", tmp_path / "f")
+
+
+def test_what_is_damaged_or_another_users_stops_nothing_but_its_own_loading(
+    cifar, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "data/tiny-imagenet-200.zip").write_bytes(b"half a download")
+    there = Path.iterdir
+
+    def refuse(path):  # root may read everything
+        if path.name == "cifar10":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return there(path)
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    assert all(map(at_hand, ("cifar10", "tiny-imagenet")))
+    assert (fingerprint("cifar10"), fingerprint("tiny-imagenet")) == (None, None)
+    assert len(choose("table2", "paper").runs()) == 30  # shown where they have records
+    with pytest.raises(DataError, match=r"tiny-imagenet-200.zip: expected the MD5 sum"):
+        load("tiny-imagenet")
+    assert main(["data", "--datasets", "cifar10,digits"]) == 1
+    said = capsys.readouterr()
+    assert "digits: 1,437 train" in said.out
+    assert f"{cifar}: expected files that can be read, got [Errno 13]" in said.err
 
 
 @pytest.mark.parametrize(

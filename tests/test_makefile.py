@@ -191,6 +191,11 @@ def test_clean_removes_our_environment_alone(make, checkout, tmp_path):
     shutil.move(checkout / ".venv", target)
     (target / ".fredist-setup").touch()
     (checkout / ".venv").symlink_to(target)
+    other = tmp_path / "another environment"
+    shutil.copytree(target, other)
+    assert make("clean", "PYTHON=python3", f"VENV={other}")[1].returncode == 0
+    assert not other.exists()
+    assert (checkout / ".venv").is_symlink()  # nor another environment than the named
     make("clean", "PYTHON=python3")
     assert not (checkout / ".venv").is_symlink()
     assert (target / "bin" / "python").exists()

@@ -68,6 +68,21 @@ def test_a_wrong_parameter_is_an_error_that_names_the_right_ones(given, words):
         settle("table1", ipython(f"profile = 'smoke'\n{given}"))
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["profile = 'smoke'\nseed = list(range(5))"],
+        ["import math\nprofile: str = 'smoke'\nseed = 3\nprint(profile)"],
+        ["profile, seed = 'smoke', 3"],
+        ["profile = 'smoke'\nseed = 3", "# a comment", "import math", "frame = list(range(3))"],
+        ["profile = 'smoke'\nseeds = None", "# Parameters\nseed = 3\n", "frame = list(range(3))"],
+    ],
+)
+def test_a_wrong_parameter_is_an_error_also_beside_what_is_computed_or_in_an_earlier_cell(cells):
+    with pytest.raises(ValueError, match=r"parameter 'seed' .did you mean 'seeds'"):
+        settle("table1", ipython(*cells))
+
+
 def test_cells_can_be_run_again_in_any_order():
     parameters = 'profile = "smoke"\nmodels = ["vgg19"]\nseeds = None'
     assert settle("table1", ipython(parameters)).models == ("vgg19",)
@@ -75,6 +90,12 @@ def test_cells_can_be_run_again_in_any_order():
     again = settle("table1", ipython(parameters, exercise, parameters.replace("vgg19", "resnet50")))
     assert again.models == ("resnet50",)
     assert settle("table1", ipython(parameters, exercise)).models == ("vgg19",)
+    literals = ipython(parameters, "choices = None", "model = 3", "frame = list(range(model))")
+    assert settle("table1", literals).models == ("vgg19",)
+    together = ipython(parameters, f"models = ['resnet50']\n{SETTLE}")
+    assert settle("table1", together).models == ("resnet50",)
+    settled = ipython(parameters.replace("models", "model"), exercise, parameters, exercise)
+    assert settle("table1", settled).models == ("vgg19",)
     with pytest.raises(ValueError, match=r"'model' .did you mean 'models'"):
         settle("table1", ipython(exercise, parameters.replace("models", "model")))
     with pytest.raises(ValueError, match=r"'seeds'; choose from profile, models$"):  # papermill's
@@ -114,6 +135,28 @@ def test_a_notebook_executes_for_a_part_without_the_base_or_its_width(name, part
         if "parameters" in cell["metadata"].get("tags", ()):
             namespace |= {"profile": "smoke", "datasets": ["cifar10"], "models": ["vgg19"]} | part
     assert namespace["choices"].suffix  # the part did take effect
+
+
+@pytest.mark.parametrize("name", ["table1", "table2", "table3", "figure2", "figure3", "figure4"])
+def test_a_notebook_that_trains_makes_all_that_it_shows(name, capsys):
+    """Runs of smoke ship; costs of networks that small are made here, on this machine."""
+    namespace, part = {}, {"models": ["vgg19"], "templates": ["base"], "train": True}
+    if name.startswith("figure"):
+        part |= {"widths": [1.0]}
+    if name != "table3":
+        part |= {"datasets": ["tiny-imagenet-subset" if name == "table2" else "cifar10"]}
+    cells = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    for cell in (cell for cell in cells if cell["cell_type"] == "code"):
+        exec("".join(cell["source"]), namespace)
+        if "parameters" in cell["metadata"].get("tags", ()):
+            namespace |= {"profile": "smoke"} | part
+        if "frame" in namespace:
+            break
+    assert re.search(r"asked=[1-9]\d*, .*left=0, failed={}", capsys.readouterr().out)
+    ours = namespace["frame"].query("n > 0 and kind != 'published'")
+    shown = {quantity.partition("_")[0] for quantity in ours.quantity}
+    trained = ["top1"] if EXPERIMENTS[name].trained else []
+    assert shown >= {*EXPERIMENTS[name].measured, *trained}
 
 
 @pytest.mark.parametrize("name", EXPERIMENTS)

@@ -123,6 +123,10 @@ def test_a_part_has_a_suffix_and_the_whole_has_none():
         choose("table1", "paper", widths=width).suffix for width in ("0.1234567", "0.12345678")
     ]
     assert close == ["-0.1234567", "-0.12345678"]
+    many = [choose("table1", "paper", seeds=range(100, end)).suffix for end in (140, 140, 141)]
+    assert many[0] == many[1] != many[2]
+    assert many[0].startswith("-seed100-seed101-")
+    assert max(map(len, many)) < 120  # a name of 255 bytes has room for more than that
 
 
 def test_seeds_that_are_not_all_of_an_experiments_own_are_named():

@@ -2,6 +2,8 @@
 
 import os
 import pwd
+import runpy
+import shutil
 import stat
 
 import pytest
@@ -35,6 +37,16 @@ def test_an_unknown_home_names_the_variable_and_its_value(monkeypatch):
     monkeypatch.setenv("FREDIST_RUNS", "~nosuch/x")
     with pytest.raises(RuntimeError, match="FREDIST_RUNS, got '~nosuch/x', a home that is not"):
         paths.runs_folder()
+
+
+def test_a_project_with_a_copy_of_the_package_is_no_checkout(tmp_path):
+    for name in ("fredist", "notebooks"):
+        (tmp_path / name).mkdir()
+    for name in ("pyproject.toml", "notebooks/mine.ipynb"):
+        (tmp_path / name).touch()
+    copy = shutil.copy(paths.__file__, tmp_path / "fredist")
+    assert not runpy.run_path(copy)["in_checkout"]()
+    assert paths.in_checkout()
 
 
 def test_a_system_that_syncs_no_folders_costs_no_descriptors(tmp_path, monkeypatch):

@@ -184,7 +184,14 @@ def test_the_subset_is_the_first_files_by_number_of_the_whole(tiny, tmp_path):
         "valid": tiny["validation"][::2],
     }
     write_parquet(tmp_path / "p/tiny-imagenet-subset", part, WNIDS)
-    assert_same(load("tiny-imagenet-subset"), load("tiny-imagenet-subset", tmp_path / "p"))
+    one = load("tiny-imagenet-subset")
+    assert_same(one, load("tiny-imagenet-subset", tmp_path / "p"))
+    with zipfile.ZipFile(tmp_path / "data/tiny-imagenet-200.zip") as archive:
+        archive.extractall(tmp_path / "f")
+    (tmp_path / "f/tiny-imagenet-200").rename(tmp_path / "f/tiny-imagenet")
+    assert_same(one, load("tiny-imagenet-subset", tmp_path / "f"))
+    write_parquet(tmp_path / "whole/tiny-imagenet/train", {"train": tiny["train"]}, WNIDS)
+    assert not at_hand("tiny-imagenet-subset", tmp_path / "whole")  # in whatever order
 
 
 # -- where the hub's tools and people put the files
@@ -201,6 +208,7 @@ def test_the_subset_is_the_first_files_by_number_of_the_whole(tiny, tmp_path):
         "cifar10/{split}/0000.parquet",
         "cifar10/plain_text/cifar10-{split}.parquet",  # its older form
         "datasets--uoft-cs--cifar10/snapshots/a1/plain_text/{split}-00000-of-00001.parquet",
+        "datasets--cifar10/snapshots/a1/plain_text/{split}-00000-of-00001.parquet",
     ],
 )
 def test_parquet_files_are_found_where_the_hub_has_them(cifar, tmp_path, layout):
@@ -279,6 +287,7 @@ def test_hidden_and_stray_files_are_no_images(cifar, tmp_path):
         (tree / name).parent.mkdir(parents=True, exist_ok=True)
         (tree / name).write_bytes(image)
     (tree / "train/empty").mkdir()
+    pq.write_table(pa.table({"file_name": ["cat/cat_0.png"]}), tree / "train/metadata.parquet")
     assert_same(load("cifar10"), load("cifar10", tmp_path / "f"))
 
 

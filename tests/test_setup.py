@@ -2,7 +2,9 @@
 
 import ast
 import fcntl
+import hashlib
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -231,6 +233,57 @@ def test_settings_of_where_packages_come_from_are_kept_and_no_others():
     gone += " PIP_CONSTRAINT UV_SYSTEM_PYTHON UV_TORCH_BACKEND UV_NO_VERIFY_HASHES PYTHONPYCACHE"
     assert all(re.match(setup_env.SOURCES, name) for name in kept.split())
     assert not any(re.match(setup_env.SOURCES, name) for name in gone.split())
+
+
+# What is ready, and what is not
+
+
+@pytest.fixture
+def ready(tmp_path):
+    """Make an environment with the stamp of one that is ready; return its folder."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    (site,) = venv.glob("lib/python*/site-packages")
+    write(site / "fredist.py")
+    stamp = {"venv": str(venv), "torch": "default", "python": sys._base_executable}
+    for name, path in (("lock", setup_env.LOCK), ("project", setup_env.PROJECT)):
+        stamp[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+    write(venv / ".fredist-setup", json.dumps(stamp))
+    return venv
+
+
+def said_on_a_full_disk(venv, python, *words):
+    """Return what the script says, which builds nothing there."""
+    start = "import runpy, shutil, sys, types; sys.argv = sys.argv[1:]; "
+    start += "shutil.disk_usage = lambda _: types.SimpleNamespace(free=0); "
+    start += f"runpy.run_path({str(SCRIPT)!r}, run_name='__main__')"
+    command = [python, "-c", start, "setup", venv, *words]
+    ran = subprocess.run(command, capture_output=True, text=True)
+    return ran.stdout + ran.stderr
+
+
+def test_an_interpreter_by_another_name_rebuilds_nothing(ready, tmp_path):
+    (tmp_path / "another-name").symlink_to(sys._base_executable)
+    for python in (ready / "bin" / "python", tmp_path / "another-name"):
+        assert "nothing to do" in said_on_a_full_disk(ready, python, "--python", python)
+    stamp = ready / ".fredist-setup"
+    stamp.write_text(stamp.read_text().replace(sys._base_executable, "/elsewhere/python3"))
+    assert "nothing to do" in said_on_a_full_disk(ready, sys.executable)
+    asked = said_on_a_full_disk(ready, sys.executable, "--python", sys.executable)
+    assert "GB free for" in asked
+
+
+def test_an_environment_that_a_new_python_has_broken_is_not_ready(ready):
+    assert "nothing to do" in said_on_a_full_disk(ready, sys.executable)
+    (site,) = ready.glob("lib/python*/site-packages")
+    other = site.parent.with_name("python3.1") / "site-packages"  # as of another version
+    other.parent.mkdir()
+    site.rename(other)
+    assert "GB free for" in said_on_a_full_disk(ready, sys.executable)
+    other.rename(site)
+    (ready / "bin" / "python").unlink()
+    (ready / "bin" / "python").write_text("no program")
+    assert "GB free for" in said_on_a_full_disk(ready, sys.executable)
 
 
 # What is built

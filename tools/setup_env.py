@@ -157,6 +157,15 @@ def build(venv, kind):
         (site / "system-torch.pth").write_text("\n".join(homes))
 
 
+def works(venv):
+    """Return whether the venv's Python finds fredist: not after the system's became another."""
+    ask = "import importlib.util as u; raise SystemExit(not u.find_spec('fredist'))"
+    try:
+        return not subprocess.call([str(venv / "bin" / "python"), "-I", "-c", ask])
+    except OSError:
+        return False
+
+
 def main():
     """Build the venv unless its stamp says that it is what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -175,15 +184,18 @@ def main():
             old = {}
         kind = args.torch or old.get("torch", "default")
         python = sys.executable if kind == "system" else getattr(sys, "_base_executable", None)
+        known = old.get("python", python)
+        if kind == "default" and os.path.realpath(str(python)) == os.path.realpath(str(known)):
+            python = known  # by another name, or this environment's own, which is a link to it
         wanted = {
             "venv": str(venv),  # a moved or copied environment does not work
             "torch": kind,
-            "python": python if args.python else old.get("python", python),
+            "python": python if args.python else known,
             "lock": hashlib.sha256(LOCK.read_bytes()).hexdigest(),
             "project": hashlib.sha256(PROJECT.read_bytes()).hexdigest(),
         }
         changed = {key for key in wanted if wanted[key] != old.get(key)}
-        if not (venv / "bin" / "python").exists():
+        if not works(venv):
             changed.add("venv")
         if not changed:
             if not args.quiet:
