@@ -114,7 +114,9 @@ bench: setup ## time training and evaluation against the usual script [ARGS="--m
 coverage: setup ## redistribute every CNN of torchvision, one of each family in timm [ARGS=--all]
 	$(run) benchmarks.coverage $(ARGS)
 
+NO_GPU := gpu-check: expected a CUDA device that PyTorch can use, got none
 gpu-check: setup ## train, resume and measure on a CUDA device, compared with the CPU [ARGS]
+	@$(call quote,$(VENV)/bin/python) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("$(NO_GPU)")'
 	$(run) pytest -m gpu -v -rs tests/test_gpu.py $(ARGS)
 
 clean: ## remove .venv [VENV=folder], builds and caches; never runs/ or figures

@@ -1,16 +1,16 @@
 """Images per second in training and evaluation, fredist against the usual script.
 
 Every side is a process of its own; they take turns, several times over, so that whatever else the
-machine does meets all of them. Of the usual script's loaders (0 or 2 workers) the faster counts. On
-a CPU fredist is timed alone and as in a sweep, with a run on every core. Each network's numbers are
-kept as records; a table and a plot are drawn from them.
+machine does meets all of them. Of the usual script's loaders (0 or 2 workers), at its batch of 128,
+the faster counts. On a CPU fredist is timed alone and as in a sweep, two runs at a time. Each
+network's numbers are kept as records; a table and a plot are drawn from them.
 """
 
 import argparse
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from math import exp, log
 from pathlib import Path
@@ -70,10 +70,11 @@ def rates(device: torch.device, precision: str) -> dict:
 
     # A CPU without bfloat16 takes minutes for its product, and trains with float32's.
     kind = getattr(torch, precision) if has_bfloat16(device) else torch.float32
-    a = torch.rand(2048, 2048, device=device, dtype=kind)
+    n = 8192 if device.type == "cuda" else 2048
+    a = torch.rand(n, n, device=device, dtype=kind)
     source = torch.rand(2**24, device=device)
     return {
-        precision: rate(2 * 2048**3, torch.mm, a, a),
+        precision: rate(2 * n**3, torch.mm, a, a),
         "copy": rate(2 * source.nbytes, torch.empty_like(source).copy_, source),
     }
 
@@ -156,10 +157,10 @@ def keep(run, cell, jobs, asked, device, sweep) -> None:
         limits = rates(device, run.recipe.precision)
     with ExitStack() as ending:
         sides = {}
-        for side, kind in {"0": "0", "2": "2", "a": "ours", "b": "ours"}.items():
-            if side != "b" or sweep:
-                sides[side] = Side(kind, asked.profile, cell.model, cell.template)
-                ending.callback(sides[side].process.kill)
+        kinds = {"0": "0", "2": "2", "a": "ours"} | ({"b": "ours"} if sweep else {})
+        for side, kind in kinds.items():
+            sides[side] = Side(kind, asked.profile, cell.model, cell.template)
+            ending.callback(sides[side].process.kill)
         size, *_ = [int(side.answer()) for side in sides.values()]  # all are ready
         for order in ("training", "evaluation"):
             found = measure(order, sides, asked.seconds, asked.repeats, sweep)
@@ -179,33 +180,43 @@ def main() -> None:
     parser.add_argument("--templates", default=",".join(TEMPLATES))
     parser.add_argument("--seconds", type=float, default=3.0, help="of each repeat")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--train", action="store_true", help="measure; else show what there is")
+    parser.add_argument("--train", action="store_true", help="measure what has no record")
+    parser.add_argument("--remeasure", action="store_true", help="measure all, too")
     asked = parser.parse_args()
-    device, rows = choose_device(), []
+    device = choose_device()
     sweep = device.type == "cpu" and torch.get_num_threads() > 1
     choices = choose(
         "table1", asked.profile, models=asked.models, templates=asked.templates, datasets="cifar10"
     )
-    cells, store = choices.cells(), Store()
-    jobs = {}
-    for cell in cells:
-        run = choices.run(cell, 0)
+    cells = choices.cells()
+    jobs, runs = {}, {cell: choices.run(cell, 0) for cell in cells}
+    for cell, run in runs.items():
         for order in ("training", "evaluation"):
             jobs[cell, order] = Measurement(
                 run.network, 32, "speed", order, run.recipe.batch_size, device_name(device),
                 thread_count(device), str(torch.__version__), template=cell.template,
                 width=cell.width,
             )  # fmt: skip
-    if asked.train:
-        with machine.timing():  # nothing trains meanwhile
+
+    def there() -> dict:
+        """Return the newest record of each, of its precision, which no identity here tells."""
+        return {
+            key: record
+            for record in Store().measurements()
+            for key, job in jobs.items()
+            if record.id == job.id and runs[key[0]].recipe.precision in record.provenance["rates"]
+        }
+
+    if asked.train or asked.remeasure:
+        known = {} if asked.remeasure else there()
+        with suppress(KeyboardInterrupt), machine.timing():  # nothing trains meanwhile
             for cell in cells:
-                keep(choices.run(cell, 0), cell, jobs, asked, device, sweep)
-        store = Store()
-    for (cell, order), job in jobs.items():
-        if record := store.find(job):
-            rows.append(
-                {"order": order, "model": cell.model, "template": cell.template, **record.results}
-            )
+                if not {(cell, "training"), (cell, "evaluation")} <= known.keys():
+                    keep(runs[cell], cell, jobs, asked, device, sweep)
+    rows = [
+        {"order": order, "model": cell.model, "template": cell.template, **record.results}
+        for (cell, order), record in there().items()
+    ]
     if not rows:
         sys.exit("nothing has been measured on this device: call again with --train")
     show(pd.DataFrame(rows), figures_folder() / asked.profile)

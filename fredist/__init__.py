@@ -34,6 +34,7 @@ __all__ = [
     "apply_template",
     "compare",
     "create_model",
+    "decide",
     "departures",
     "largest_width",
     "make_network",
@@ -43,9 +44,13 @@ __all__ = [
 
 
 def __getattr__(name: str):
-    # What needs PyTorch to be defined at all, only where it is asked for.
+    # What needs PyTorch to be defined at all, or pandas, only where it is asked for.
     if name in ("Redistribution", "rebuild", "redistribute"):
         from . import coupled
 
         return getattr(coupled, name)
+    if name == "decide":
+        from .verdicts import decide
+
+        return decide
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -81,7 +81,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     own |= {one: getattr(choices, one) for one in CHOICES if given[one] is not None}
     show, failed = partial(_show, choices, {one: own.get(one) for one in known}), {}
     if not making or len(missing) < len(jobs):
-        show()
+        failed |= show()
     if making:
         if auto and profile.protocol:
             print("Training by the paper's protocol, the longest. Shorter, with what they change:")
@@ -90,8 +90,8 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
                     differences(PROFILES[other], choices.experiment.kinds[0], choices.models)
                 )
                 print(f"  make {name} PROFILE={other}  # {said}", flush=True)
-        failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure)
-        show()
+        failed |= _make(choices, jobs, minutes=minutes, remeasure=remeasure)
+        failed |= show()
     elif missing and train is None:
         how = f"make {name} PROFILE={choices.profile_name} TRAIN=1"
         print(f"{len(missing)} runs are missing, and are trained only if asked: {how}")
@@ -123,11 +123,18 @@ def _fitting(name: str, datasets: str | None) -> list[str] | None:
     return fitting or list(given)
 
 
-def _show(choices: Choices, parameters: dict) -> None:
-    """Execute the notebook, and print its table or what it has printed itself."""
-    name = choices.name
+def _show(choices: Choices, parameters: dict) -> dict[str, str]:
+    """Execute the notebook, and print its table or what it has printed itself.
+
+    One that fails, for want of Jupyter for one, is returned: the table needs none.
+    """
+    name, printed, failed = choices.name, "", {}
     target = figures_folder() / choices.profile_name / f"{name}{choices.suffix}.ipynb"
-    printed, said = execute(NOTEBOOKS / f"{name}.ipynb", target, parameters), Store().problems
+    try:
+        printed = execute(NOTEBOOKS / f"{name}.ipynb", target, parameters)
+    except RuntimeError as error:
+        failed = {name: str(error)}
+    said = Store().problems
     from .results import collect  # needs pandas, for which a misspelled word need not wait
     from .tables import TABLES, say_text
 
@@ -137,8 +144,10 @@ def _show(choices: Choices, parameters: dict) -> None:
         said = frame.attrs["said"]
     for text in (printed, *said):
         say_text(text)
-    files = sorted(path.suffix for path in target.parent.iterdir() if path.stem == target.stem)
-    say_text(f"\nfiles: {readable(target.with_suffix(''))}{', '.join(files)}")
+    if not failed:
+        files = sorted(path.suffix for path in target.parent.iterdir() if path.stem == target.stem)
+        say_text(f"\nfiles: {readable(target.with_suffix(''))}{', '.join(files)}")
+    return failed
 
 
 def _name_better(choices: Choices) -> None:

@@ -1,7 +1,7 @@
 """From the cells of a claim to a verdict: by the paper's own numbers, and by our records."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from statistics import mean
 
 import pandas as pd
@@ -144,8 +144,6 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
     >>> len(found), found.verdict.unique().tolist()
     (16, ['undecided: 0 of 5 seeds'])
     """
-    from scipy import stats  # takes a second
-
     rows = []
     ours = frame[frame["kind"] != "published"]
     for key, part in ours.groupby(["dataset", "like", "model"], sort=False):
@@ -154,22 +152,65 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
         for template, own in networks.items() if base is not None else ():
             pairs, losses = (_pairs(own, base, which) for which in (quantity, "loss_last"))
             row = dict(zip(("dataset", "like", "model"), key, strict=True))
-            n = 0 if math.isnan(pairs[0]) else len(pairs)
-            row |= {"template": template, "n": n, "of": own.loc[quantity, "of"]}
-            row |= {"gain": mean(pairs), "low": min(pairs), "high": max(pairs)}
-            row["p"] = 1.0 if n >= CONTRAST_SEEDS else math.nan
-            if n >= CONTRAST_SEEDS and any(pairs):  # pairs that are all equal have no t
-                test = stats.ttest_1samp(pairs, 0)
-                row["low"], row["high"] = test.confidence_interval(1 - LEVEL)
-                row["p"] = test.pvalue
+            row |= {"template": template, "of": own.loc[quantity, "of"]} | _tested(pairs)
             row["macs"] = own.loc["gmacs", "value"] / base.loc["gmacs", "value"]
             rows.append(row | {"loss": mean(losses)})
     columns = ["dataset", "like", "model", "template", "n", "of", "gain", "low", "high", "p",
                "macs", "loss"]  # fmt: skip
     found = pd.DataFrame(rows, columns=columns)
     families = found[found["of"] >= CONTRAST_SEEDS].groupby(["dataset", "like"])["p"]
-    found["p_holm"] = families.transform(_holm)
+    found["p_holm"] = families.transform(_holm, least=DECLARED)
     found["verdict"] = [_contrast(row) for row in found.itertuples()]
+    return found
+
+
+def decide(accuracies: Mapping[str, Sequence[float]], base: str = "base") -> pd.DataFrame:
+    """Return whether templates gain over the original, by accuracies of your own trainings.
+
+    The test is that of `contrasts`. Each has one accuracy for each seed, all the same seeds in the
+    same order, at a cost that you hold equal (`redistribute` with `like="macs"`). Holm's correction
+    is over the templates given; with fewer than five seeds nothing is decided. A gain says that the
+    original's filters are in the wrong layers, for these data and this length of training.
+
+    Raises
+    ------
+    ValueError
+        If there is no base, nothing beside it, or another number of accuracies.
+
+    Examples
+    --------
+    >>> own = {"base": [81.2, 80.9, 81.4, 81.0, 81.1], "uniform": [82.0, 81.9, 82.1, 82.2, 81.8]}
+    >>> decide(own)[["n", "gain", "verdict"]].to_dict("index")
+    {'uniform': {'n': 5, 'gain': 0.88, 'verdict': 'gains, at this scale'}}
+    """
+    values = {name: [float(one) for one in own] for name, own in accuracies.items()}
+    if base not in values or len(values) < 2:
+        raise ValueError(f"expected {base!r} and templates beside it, got {', '.join(values)}")
+    counts = {name: len(own) for name, own in values.items()}
+    if len(set(counts.values())) > 1 or not counts[base]:
+        raise ValueError(f"expected as many accuracies of each, one for each seed, got {counts}")
+    rows = {
+        name: _tested([ours - theirs for ours, theirs in zip(own, values[base], strict=True)])
+        for name, own in values.items()
+        if name != base
+    }
+    found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("template")
+    found["p_holm"] = _holm(found["p"])
+    found["verdict"] = [_contrast(row) for row in found.assign(of=counts[base]).itertuples()]
+    return found
+
+
+def _tested(pairs: list[float]) -> dict[str, float]:
+    """Return the mean difference and its t-interval, or of too few pairs their range."""
+    from scipy import stats  # takes a second
+
+    n = 0 if math.isnan(pairs[0]) else len(pairs)
+    found = {"n": n, "gain": round(mean(pairs), 9), "low": min(pairs), "high": max(pairs)}
+    found["p"] = 1.0 if n >= CONTRAST_SEEDS else math.nan
+    if n >= CONTRAST_SEEDS and any(pairs):  # pairs that are all equal have no t
+        test = stats.ttest_1samp(pairs, 0)
+        found["low"], found["high"] = test.confidence_interval(1 - LEVEL)
+        found["p"] = test.pvalue
     return found
 
 
@@ -178,9 +219,9 @@ def _pairs(own: pd.DataFrame, base: pd.DataFrame, quantity: str) -> list[float]:
     return [ours - theirs for ours, theirs in paired(*seeds)] or [math.nan]
 
 
-def _holm(p: pd.Series) -> pd.Series:
+def _holm(p: pd.Series, least: int = 0) -> pd.Series:
     """Return p values corrected by Holm; one that is missing counts as one that is larger."""
-    steps = max(len(p), DECLARED) + 1 - p.rank(method="first", na_option="bottom")
+    steps = max(len(p), least) + 1 - p.rank(method="first", na_option="bottom")
     ordered = (p * steps).clip(upper=1).loc[p.sort_values().index].cummax()
     return ordered.reindex(p.index)
 

@@ -4,9 +4,15 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fredist import paths
-from fredist.records import Store
+from fredist.device import describe, device_name, thread_count
+from fredist.paper import choose
+from fredist.records import Store, write_record
+from fredist.runs import Measurement
+
+CPU = torch.device("cpu")
 
 
 @pytest.mark.slow
@@ -28,3 +34,25 @@ def test_a_benchmark_is_kept_as_records_and_shown_again_without_measuring(own_ru
     again = subprocess.run(command, **options, check=True)
     assert again.stdout.splitlines()[-3:] == first.stdout.splitlines()[-3:]
     assert (tmp_path / "figures" / "smoke" / "bench.png").stat().st_size > 10_000
+    second = subprocess.run(measuring, **options, check=True)  # nothing is left to measure
+    assert second.stdout == again.stdout
+
+
+@pytest.mark.slow
+def test_speeds_of_another_precision_are_not_shown(own_runs):
+    """`paper` and `quick` have networks in common: one trains in float32, one in bfloat16."""
+    run = choose("table1", "quick", models="mobilenet", datasets="cifar10").runs()[0]
+    where = device_name(CPU), thread_count(CPU), str(torch.__version__)
+    job = Measurement(run.network, 32, "speed", "training", run.recipe.batch_size, *where)
+    results = {"usual": 1.0, "alone": 9.9, "bound": 99.0, "share": 0.1}
+    results |= dict.fromkeys(("ratio_alone", "ratio_alone_low", "ratio_alone_high"), 9.9)
+    provenance = {"sessions": [describe(CPU)], "rates": {"bfloat16": 1e9, "copy": 1e9}}
+    write_record(job, results, {}, provenance)
+    said = {}
+    for profile in ("quick", "paper"):
+        command = [sys.executable, "-m", "benchmarks.bench", "--profile", profile]
+        command += ["--models", "mobilenet", "--templates", "base"]
+        done = subprocess.run(command, cwd=paths.ROOT, capture_output=True, text=True)
+        said[profile] = done.stdout + done.stderr
+    assert "9.90 times the usual script" in said["quick"]
+    assert "nothing has been measured" in said["paper"]

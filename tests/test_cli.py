@@ -182,6 +182,24 @@ def test_training_needs_no_jupyter_and_no_figures(run, written, source):
     assert (made.returncode, made.stdout) == (0, "5 of 5 runs have a record\n"), made.stderr
 
 
+def test_without_jupyter_a_table_is_printed_and_its_notebook_is_what_failed(run, written, tmp_path):
+    written(
+        choose("table1", "smoke", datasets="digits", models="vgg19", templates="base").runs()[0]
+    )
+    papermill = tmp_path / "absent" / "papermill"
+    papermill.mkdir(parents=True)
+    (papermill / "__init__.py").write_text("raise ModuleNotFoundError('no papermill')")
+    chosen = ["--profile=smoke", "--datasets=digits", "--models=vgg19", "--templates=base"]
+    asked = run("render", "table1", *chosen, "--no-train", PYTHONPATH=str(papermill.parent))
+    status, shown, failed = finished(asked)
+    assert (status, failed) == (
+        1,
+        "table1: table1.ipynb did not finish: ModuleNotFoundError: no papermill\n",
+    )
+    assert "1 of 1 runs" in shown
+    assert "published" in shown
+
+
 def test_what_a_figure_shows_can_be_measured_of_each_data_set_without_jupyter(own_runs, capsys):
     """A hundred classes are another network."""
     one = {"models": "vgg19", "templates": "base", "widths": "0.25", "datasets": "cifar100"}

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+import fredist
 from fredist import paths
 from fredist.networks import FAMILIES
 from fredist.paper import choose
@@ -148,6 +149,39 @@ def test_contrasts_are_paired_t_tests_corrected_by_holm():
         "uniform": "loses, at this scale",
         "quadratic": "undecided: no difference shown",
     }
+
+
+def test_your_own_accuracies_are_decided_by_the_same_test():
+    gains = {"reverse": [1, 2, 3, 2, 2], "uniform": [-3, -2, -3, -2, -3], "cone": [0.0] * 5}
+    base = [70.0, 71.0, 69.0, 73.0, 70.5]
+    own = {name: [b + g for b, g in zip(base, given, strict=True)] for name, given in gains.items()}
+    found = fredist.decide({"base": base, **own})
+    beside = contrasts(budget(**gains)).set_index("template")
+    same = ["n", "gain", "low", "high", "p", "verdict"]
+    assert found[same].to_dict() == beside[same].to_dict()
+    order = found.p.sort_values().index  # of three tests, not of the eight that were declared
+    assert found.p_holm[order[0]] == pytest.approx(3 * found.p[order[0]])
+    assert found.p_holm["cone"] == 1
+    few = fredist.decide({"was": [70, 71], "uniform": (72, 73)}, base="was")
+    assert few.loc["uniform", ["low", "high", "verdict"]].tolist() == [
+        2,
+        2,
+        "undecided: 2 of 5 seeds",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"uniform": [1.0]}, "expected 'base' and templates beside it, got uniform"),
+        ({"base": [1.0]}, "expected 'base' and templates beside it, got base"),
+        ({"base": [1.0, 2.0], "uniform": [1.0]}, "as many accuracies of each.*'uniform': 1"),
+        ({"base": [], "uniform": []}, "as many accuracies of each"),
+    ],
+)
+def test_accuracies_that_make_no_pairs_are_an_error(given, words):
+    with pytest.raises(ValueError, match=words):
+        fredist.decide(given)
 
 
 def test_a_contrast_of_fewer_than_five_seeds_decides_nothing():

@@ -15,7 +15,7 @@ def test_a_wheel_works_without_a_checkout_and_stays_as_it_was_installed(tmp_path
     source, target, empty = (tmp_path / name for name in ("source", "target", "empty"))
     empty.mkdir()
     source.mkdir()
-    for name in ("pyproject.toml", "LICENSE"):
+    for name in ("pyproject.toml", "LICENSE", "README.md"):
         shutil.copy(ROOT / name, source)
     ignored = shutil.ignore_patterns("__pycache__")
     shutil.copytree(ROOT / "fredist", source / "fredist", ignore=ignored)
