@@ -241,7 +241,8 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
         "",
         "Written by `make coverage`: each network is traced once, rebuilt from JSON under reverse, "
         f"uniform, quadratic and negative quadratic at widths {', '.join(map(str, WIDTHS))}, and "
-        "run forward and backward on two images.",
+        f"run forward and backward on two images; of over {LARGE:,} parameters by shapes alone, "
+        "without arithmetic: \"(meta)\" marks where some of the ways were so.",
         "",
     ]
     if len(rows) < len(all_):
