@@ -30,6 +30,9 @@ def test_budgets_that_say_nothing_are_errors():
         largest_width("vgg19", "uniform", params=100)
     with pytest.raises(ValueError, match="finite number of at least 0 as macs, got nan"):
         largest_width("vgg19", macs=float("nan"))
+    for given in ({"width": 2}, {"filters": [8] * 16}, {"drop_rate": 0.1}):
+        with pytest.raises(TypeError, match=f"largest_width has no option '{next(iter(given))}'"):
+            largest_width("vgg19", params=1e9, **given)
     assert largest_width("vgg19", params=5e6) == largest_width("vgg19", params=5_000_000)
 
 
@@ -39,3 +42,12 @@ def test_compare_shows_the_widths_at_the_originals_budget():
     for template, row in frame.iterrows():
         assert row.width_at_macs == largest_width("mobilenet", template, macs=original.macs())
         assert row.width_at_params == largest_width("mobilenet", template, params=original.params)
+
+
+def test_compare_shows_that_no_width_fits():
+    """As of many filters in every layer, where the original has few in its large maps."""
+    frame = compare("vgg19", round_to=256)
+    assert frame.width_at_macs.isna().all()
+    assert frame.loc["uniform", "filters"] == (256,) * 16
+    with pytest.raises(ValueError, match=r"1,111,230,976 as macs .* the smallest that these"):
+        largest_width("vgg19", macs=398_136_320, round_to=256)

@@ -135,6 +135,42 @@ def test_a_classifiers_few_biases_follow_too_by_name():
     assert fc.bias.detach().abs().max() <= 1 / math.sqrt(fc.in_features)
 
 
+def test_biases_that_are_set_stay_whatever_their_weight_reads():
+    """As a spatial transformer's identity, or the odds that a detector begins with."""
+
+    class Heads(nn.ModuleList):
+        def forward(self, features):
+            return [head(features) for head in self]
+
+    biases = ((1.0, 0.0, 0.0, 0.0, 1.0, 0.0), (0.01,) * 40, (-4.595,))
+    heads = Heads(nn.Linear(64, len(values)) for values in biases)
+    heads += [nn.Linear(64, 1), nn.Linear(64, 40)]
+    for own, values in zip(heads, biases, strict=False):
+        own.bias = nn.Parameter(torch.tensor(values))
+    model = redistributed(nn.Sequential(nn.Conv2d(3, 64, 3), *head(64)[:2], heads), width=0.25)
+    for own, values in zip(model[-1], biases, strict=False):
+        assert own.bias.tolist() == pytest.approx(values)
+    # But one number may be PyTorch's own.
+    single, follows = (own.bias.detach() for own in model[-1][3:])
+    assert 0.125 < follows.abs().max() <= 0.25
+    assert 0 < single.abs() <= 0.25
+
+
+def test_values_of_depthwise_convolutions_with_multipliers_follow_their_groups():
+    """MobileNet's law: of the fans out of each group."""
+    wide = nn.Conv2d(32, 64, 3, groups=32), nn.Conv2d(64, 256, 3, groups=64)
+    given = nn.Sequential(nn.Conv2d(3, 32, 3), *wide, nn.Conv2d(256, 48, 3, groups=4), head(48))
+
+    def expected(conv):
+        return math.sqrt(2 * conv.groups / (9 * conv.out_channels))
+
+    for conv in given[:4]:
+        nn.init.normal_(conv.weight, std=expected(conv))
+        nn.init.zeros_(conv.bias)
+    for conv in redistributed(given, width=0.5)[:4]:
+        assert spread(conv.weight) == pytest.approx(expected(conv), rel=0.15)
+
+
 def test_a_module_given_keeps_its_own_initialisation():
     for width in (0.5, 1.0):
         given = Own()
@@ -145,6 +181,11 @@ def test_a_module_given_keeps_its_own_initialisation():
         assert not any(t.any() for t in (model.conv.bias, model.norm.weight))
         assert model.gain.eq(1).all()
         assert not torch.equal(model.stem.weight[:8], given.stem.weight[:8])  # drawn anew
+    given = Own()
+    nn.init.normal_(given.conv.bias, std=0.018)  # whose largest lie beyond PyTorch's bound of 0.042
+    model = redistributed(given)
+    assert spread(model.conv.bias) == pytest.approx(0.018, rel=0.4)
+    assert spread(model.conv.weight) == pytest.approx(spread(given.conv.weight), rel=0.1)
     given = Own(0.3 * torch.randn(64, 1, 1))
     gain = redistributed(given).gain
     assert not torch.equal(gain, given.gain)

@@ -4,9 +4,11 @@ import copy
 import json
 import math
 from collections import OrderedDict
+from fractions import Fraction
 from functools import partial
 from itertools import product
 
+import numpy as np
 import pytest
 import timm
 import torch
@@ -192,6 +194,15 @@ def test_a_network_is_rebuilt_from_json_alone():
         rebuild(own)
 
 
+def test_numbers_of_other_kinds_are_held_as_pythons_own():
+    options = {"num_classes": np.int64(7), "in_chans": np.uint8(1)}
+    for name, size in (("vgg19", np.int64(32)), ("test_efficientnet", [64, 32])):
+        for width in (np.float32(0.1), Fraction(1, 10)):
+            found = quietly(name, "uniform", width, image_size=size, **options).redistribution
+            again = fredist.Redistribution.from_json(found.to_json())
+            assert (again, again.width, again.options["num_classes"]) == (found, 0.1, 7)
+
+
 def test_json_of_another_network_is_refused():
     plan = study(Partial(), 8).plan("uniform", 2.0)
     text, held = plan.to_json(), json.loads(plan.to_json())
@@ -218,8 +229,12 @@ def test_json_of_another_network_is_refused():
 
 
 def test_the_papers_networks_are_rebuilt_from_json_too():
-    for name, template in (("inception", "base"), ("resnet50", "uniform")):
-        found = quietly(name, template, 0.1).redistribution
+    for name, template, convention in (
+        ("inception", "base", "equations"),
+        ("resnet50", "uniform", "published"),
+    ):
+        found = quietly(name, template, 0.1, convention=convention).redistribution
+        assert found.filters == make_network(name, template, 0.1, convention=convention).filters
         again = fredist.Redistribution.from_json(found.to_json())
         assert again == found
         assert sum(p.numel() for p in rebuild(found.to_json()).parameters()) == found.params[1]
@@ -298,6 +313,11 @@ def test_what_cannot_be_done_is_a_sentence():
     for weights in ({"pretrained": True}, {"checkpoint_path": "here"}, {"weights": "DEFAULT"}):
         with pytest.raises(ValueError, match=f"expected no {next(iter(weights))}"):
             quietly("torchvision/alexnet", "uniform", **weights)
+    for option in ("tie", "drop_rate", "colour"):
+        with pytest.raises(
+            TypeError, match=f"timm/fredist_vgg19. has no option '{option}'; it has"
+        ):
+            quietly("vgg19", "uniform", **{option: "layer1"})
     with pytest.raises(TypeError, match="expected options that JSON can hold"):
         quietly("resnet18", "uniform", act_layer=nn.SiLU)
     for model in (None, nn.Conv2d):
@@ -402,7 +422,7 @@ def test_a_network_that_cannot_be_traced_is_refused_in_a_sentence(capfd):
 
 
 class Auxiliary(nn.Module):
-    """In training also a classifier of what an inner layer makes, as GoogLeNet has it."""
+    """In training first a classifier of what an inner layer makes, which GoogLeNet has last."""
 
     def __init__(self):
         super().__init__()
@@ -416,12 +436,12 @@ class Auxiliary(nn.Module):
         if not self.training:
             return scores
         maps = F.adaptive_avg_pool2d(self.reduce(inner), 2)
-        return scores, self.auxiliary(maps.flatten(1))
+        return self.auxiliary(maps.flatten(1)), scores
 
 
 def test_auxiliary_classifiers_are_redistributed_too():
     model = quietly(Auxiliary(), "uniform", 0.75, image_size=32)
-    main, auxiliary = model.train()(torch.rand(2, 3, 32, 32))
+    auxiliary, main = model.train()(torch.rand(2, 3, 32, 32))
     (main.sum() + auxiliary.sum()).backward()
     assert main.shape == auxiliary.shape == (2, 10)
     assert [row.layer for row in model.redistribution.rows] == ["stem", "last", "reduce"]

@@ -102,6 +102,23 @@ def test_an_integer_that_only_multiplies_channels_stays():
     assert (model.bins, model.up.upscale_factor, model.last.in_features) == (8, 4, 8 * 64)
 
 
+def test_kernels_stay_and_their_sizes_are_no_channel_counts():
+    """Also of one dimension, by a module or by PyTorch's function; other integers are as large."""
+
+    def run(net, x):
+        x = net.b(F.interpolate(net.a(x), scale_factor=net.up).flatten(2))
+        x = (x + F.conv1d(x, net.raw, padding=2)).reshape(len(x), net.heads, net.dim_head, -1)
+        return net.last(x.softmax(-1).flatten(1, 2).mean(2))
+
+    net = Net(run, a=nn.Conv2d(3, 8, 4, 4), b=nn.Conv1d(8, 64, 7, padding=3), heads=8, up=4)
+    net.dim_head, net.raw, net.last = 8, nn.Parameter(torch.rand(64, 64, 5)), nn.Linear(64, 10)
+    for width in (0.5, 2.0):
+        model = quietly(net, "base", width)
+        assert model.redistribution.filters == (8 * width, 64 * width)
+        assert (model.b.weight.shape[2], model.raw.shape) == (7, (64 * width, 64 * width, 5))
+        assert (model.heads, model.up, model.dim_head) == (8, 4, 8 * width)
+
+
 def test_macs_are_those_of_all_outputs_and_contractions():
     def run(net, x):
         maps = net.a(x)
@@ -232,6 +249,27 @@ def test_where_training_cannot_be_traced_evaluation_is_enough():
 
     net = Net(run, conv=conv(3, 16), head=head(16), unused=nn.Parameter(torch.ones(16)))
     assert quietly(net, "base", 2.0).redistribution.filters == (32,)
+    # So it is where a training step does not read all that evaluation does.
+    net.own = conv(3, 16)
+    net.run = lambda net, x: net.head(net.conv(x) + (0 if net.training else net.own(x)))
+    model = quietly(net, "base", 2.0)
+    assert model.own.out_channels == 32
+    assert model.redistribution.macs[1] == flops(model)
+
+
+def test_the_table_says_what_the_code_adds_to_a_layers_filters():
+    """As the first ResNets do for CIFAR, which fill up a shortcut's channels with zeros."""
+
+    def run(net, x):
+        x = net.stem(x)
+        x = F.relu(F.pad(x, (0, 0, 0, 0, 8, 8)) + net.a(x))
+        return net.head(F.pad(x, (0, 0, 0, 0, 16, 16)) + net.b(x))
+
+    net = Net(run, stem=conv(3, 16), a=conv(16, 32), b=conv(32, 64), head=head(64))
+    (row,) = quietly(net, "base", 0.5).redistribution.rows
+    said = "a has 24, not 16: its code adds 16; b has 56, not 32: its code adds 48"
+    assert (row.after, row.note) == (8, said)
+    assert quietly(net).redistribution.rows[0].note == ""
 
 
 def test_multiples_stay_multiples_in_groups_and_all_layers_may_be_fixed():
@@ -267,12 +305,14 @@ def test_what_cannot_be_traced_says_what_to_do():
     frozen = Net(lambda net, x: net.head(F.conv2d(net.conv(x), net.experts.mean(0))))
     frozen.conv, frozen.head = conv(3, 16), head(32)
     frozen.experts = nn.Parameter(torch.rand(4, 32, 16, 3, 3))
+    pairs = nn.Bilinear(3, 3, 4)
     for net, words in (
         (used, "holds a computed tensor"),
         (constant, "hold constant tensors by register_buffer"),
         (lazy, "run the network once first"),
         (flat, r"\(3, 16, 16\).*image_size= and in_chans= choose others"),
         (frozen, "Net with none: conv has the only number that runs"),
+        (pairs, "missing 1 required positional argument.*forward.. takes images alone"),
     ):
         with pytest.raises(ValueError, match=words):
             quietly(net, "base", 2.0)

@@ -32,7 +32,7 @@ def resize(model: nn.Module, shapes: Mapping, integers: Mapping) -> None:
         raise ValueError(f"expected a network that has {others[0]}, and of that shape: {_OTHER}")
     read = _read_by_classifier(model)
     try:
-        reshape(model, shapes)
+        reshape(model, shapes, integers)
     except RuntimeError as error:
         if not re.search("memory|overflow", str(error)):
             raise
@@ -55,9 +55,8 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     count = sum(p.numel() for p in model.parameters())
     if count != params:
         raise ValueError(f"expected {params:,} parameters, got {count:,}: {_OTHER}")
-    infos = getattr(
-        getattr(model, "feature_info", None), "info", getattr(model, "feature_info", [])
-    )
+    infos = getattr(model, "feature_info", [])
+    infos = getattr(infos, "info", infos)
     hooks, modules = [], dict(model.named_modules())
     # The forward pass is to leave nothing behind: modes, and buffers that it counts in.
     held = [(module, module.training, dict(module._buffers)) for module in modules.values()]

@@ -56,7 +56,7 @@ def newly_built(model: nn.Module) -> nn.Module:
     Its modules' own methods initialise what they can. Unless the network looks trained, what is
     spread otherwise is then drawn as it is in the network given, and constants are its own. Frozen
     parameters stay. What looks trained: a norm's weights, or a vector without such a method, whose
-    values differ; biases beyond PyTorch's bounds; weights that are one number, but zero.
+    values differ; biases spread beyond PyTorch's bounds; weights that are one number, but zero.
 
     Warns
     -----
@@ -98,12 +98,15 @@ def newly_built(model: nn.Module) -> nn.Module:
 
 
 @torch.no_grad()
-def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
+def reshape(
+    model: nn.Module, shapes: Mapping[str, tuple[int, ...]], integers: Mapping[tuple, int]
+) -> None:
     """Give a newly built model's tensors new shapes, by name, and fresh values, in place.
 
     Constant tensors stay constant; random ones are drawn from PyTorch's global generator, uniform
     or normal as they were, with the spread that the model's law gives to the new fans: also a bias
-    of which only the weight changes. Buffers and frozen parameters are kept, or repeated.
+    of which only the weight changes. Buffers and frozen parameters are kept, or repeated. New
+    groups are among the `integers` that modules are about to hold.
 
     Raises
     ------
@@ -114,15 +117,16 @@ def reshape(model: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -> None:
     named = (*model.named_parameters(), *model.named_buffers())
     names = {id(tensor): name for name, tensor in named}
     sizes = {id(tensor): shapes.get(name, tuple(tensor.shape)) for name, tensor in named}
-    for module in model.modules():
+    for inside, module in model.named_modules():
         for key, old in (*module._parameters.items(), *module._buffers.items()):
             if old is None or id(old) in twins or isinstance(module, _SpectralNorm):
                 continue
             shape, factor = sizes[id(old)], 1.0
             law, weight = laws.get((type(module), key)), _weight(module, old)
             if law and weight is not None and old.requires_grad:
-                before, after = _fans(module, weight), _fans(module, weight, sizes[id(weight)])
-                factor = law(after) / law(before)
+                before, groups = _fans(module, weight), integers.get((inside, "groups", None))
+                if shape != tuple(old.shape) or _follows(old, before):
+                    factor = law(_fans(module, weight, sizes[id(weight)], groups)) / law(before)
             if factor != 1 or shape != tuple(old.shape):
                 twins[id(old)] = _fresh(names[id(old)], old, shape, factor)
     for module in model.modules():  # what is shared by several modules stays so
@@ -142,10 +146,12 @@ def find_laws(model: nn.Module) -> dict[tuple[type, str], Law]:
         for key, tensor in module._parameters.items():
             if tensor is None or (weight := _weight(module, tensor)) is None:
                 continue
-            if tensor.numel() > (16 if weight is tensor else 1) and is_random(tensor):
-                spread = float(tensor.detach().norm()) / sqrt(tensor.numel())
-                found[type(module), key].append((spread, _fans(module, weight)))
-                if weight is not tensor:
+            own = weight is tensor
+            if tensor.numel() > (16 if own else 1) and is_random(tensor):
+                if not own and _is_set(tensor):  # such as an identity: it has no spread
+                    continue
+                found[type(module), key].append((_spread(tensor), _fans(module, weight)))
+                if not own:
                     biases.add((type(module), key))
     return {
         where: _find_law(entries, _BIAS_LAWS if where in biases else _LAWS)
@@ -189,7 +195,11 @@ def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> b
     if old.dim() > 1 or torch.equal(old, new):
         return old.dim() == 1
     weight = _weight(module, old) if isinstance(module, _ConvNd | nn.Linear) else None
-    return weight is not None and bool(old.abs().max() > 1.001 / sqrt(_fans(module, weight).fan_in))
+    return weight is not None and _spread(old) > 1 / sqrt(_fans(module, weight).fan_in)
+
+
+def _spread(tensor: torch.Tensor) -> float:
+    return float(tensor.detach().norm()) / sqrt(tensor.numel())
 
 
 def _is_trainable(tensor: torch.Tensor) -> bool:
@@ -218,14 +228,23 @@ def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
     return max(weights, key=torch.numel, default=None)
 
 
-def _fans(module: nn.Module, weight: torch.Tensor, shape: tuple[int, ...] | None = None) -> Fans:
-    """Return a weight's fans, in another shape if one is given; a depthwise one's groups follow."""
+def _follows(old: torch.Tensor, fans: Fans) -> bool:
+    """Return whether values are random: of one number, whether it may be PyTorch's own bias."""
+    return bool(old.abs() <= 1 / sqrt(fans.fan_in)) if old.numel() == 1 else not _is_set(old)
+
+
+def _fans(
+    module: nn.Module,
+    weight: torch.Tensor,
+    shape: tuple[int, ...] | None = None,
+    groups: int | None = None,
+) -> Fans:
+    """Return a weight's fans, in another shape and with other groups if they are given."""
     shape = weight.shape if shape is None else shape
     if isinstance(module, nn.RNNBase):  # PyTorch spreads all its values by its hidden size
         hidden = shape[0] * module.hidden_size // weight.shape[0]
         return Fans(hidden, hidden, 1)
-    groups = module.groups if isinstance(module, _ConvNd) else 1
-    groups = shape[0] if 1 < groups == weight.shape[0] else groups
+    groups = groups or (module.groups if isinstance(module, _ConvNd) else 1)
     return Fans(prod(shape[1:]), shape[0] * prod(shape[2:]), groups)
 
 

@@ -1,4 +1,4 @@
-"""Two operations, put as what a trace with symbols follows at the least cost."""
+"""Operations put as what a trace with symbols follows at the least cost; kernels that stay."""
 
 import inspect
 import re
@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 _RESHAPES = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
 _BY_SYMBOLS = re.compile(r"//[^)]*[su]\d")
+_SEQUENCES = (torch.conv1d, torch.conv_transpose1d)
 # What a norm is given that has the channels' size.
 _OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 
@@ -21,6 +22,7 @@ class Plainly(TorchFunctionMode):
     half of a trace's time would be theirs.
     An open dimension of a reshape (-1) that stays a quotient by symbols, as of the windows of a
     HaloNet, is the number that it was: else all that is computed from it drags the quotient along.
+    So is a one-dimensional convolution's kernel, which a weight of three dimensions does not tell.
     """
 
     def __init__(self):
@@ -32,6 +34,10 @@ class Plainly(TorchFunctionMode):
             maps, *others = _norm(func, *args, **(kwargs or {}))
             self.normed += others
             return maps
+        if func in _SEQUENCES:
+            weight = args[1] if len(args) > 1 else kwargs["weight"]
+            for size in weight.shape[2:]:
+                int(size)
         if func in _RESHAPES and not kwargs:
             args = _closed(*args)
         return func(*args, **(kwargs or {}))

@@ -1,8 +1,9 @@
 """From a network and a template to a redistribution: by tracing it, or by the paper's own lists."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import lru_cache
 
 from torch import nn
@@ -10,11 +11,12 @@ from torch import nn
 from .. import templates
 from ..checks import check_integer
 from ..networks import FAMILIES, make_network
-from ..networks.network import DEFAULTS, check_alone
+from ..networks.budget import OPTIONS
+from ..networks.network import DEFAULTS, check_alone, check_options
 from . import sources
-from .channels import evaluate
+from .channels import evaluate, symbols
 from .groups import Group, make_groups
-from .layers import Layers, find_layers
+from .layers import Layer, Layers, find_layers
 from .redistribution import Redistribution, Row, as_tuples
 from .trace import trace
 
@@ -53,13 +55,14 @@ class Traced:
             wished |= unit.share(size, rounding.get("round_to"))
         notes = {layer.name: unit.note for unit in units for layer in unit.layers}
         values = self.found.solve([wished[layer.name] for layer in layers])
-        rows = []
+        rows, sizes = [], {conv.name: conv.filters for conv in channels.convs}
         for layer, after in zip(layers, self.found.filters(values), strict=True):
-            asked, note = wished[layer.name], notes[layer.name]
+            asked, said = wished[layer.name], [notes[layer.name]]
             if after != asked:
-                note = "; ".join(filter(None, (note, f"{asked} would not run")))
+                said.append(f"{asked} would not run")
+            said += _out_of_proportion(layer, after, sizes, channels.sizes, values)
+            note = "; ".join(filter(None, said))
             rows.append(Row(layer.name, len(layer.convs), layer.filters, after, note))
-        sizes = {conv.name: conv.filters for conv in channels.convs}
         for name, reason in self.found.frozen.items():
             size = evaluate(sizes[name], values)
             rows.append(Row(name, 1, size, size, f"frozen: {reason}"))
@@ -72,7 +75,7 @@ class Traced:
             options=self.options,
             image_shape=self.image_shape,
             template=template,
-            width=width,
+            width=float(templates.exact_width(width)),
             rows=tuple(rows),
             **channels.changes(values),
             **counts,
@@ -89,18 +92,24 @@ class Papers:
 
     def plan(self, template: str = "base", width: float = 1.0, **options) -> Redistribution:
         """Return the redistribution under a template, or with filters of one's own, as a value."""
+        traced = f"tie, groups, fixed and timm's options: timm/fredist_{self.model}"
+        check_options(
+            f"the paper's {self.model} ({traced})", self.options | options, ("filters", *OPTIONS)
+        )
         known = make_network(self.model, **self.options)
         new = make_network(self.model, template, width, **self.options, **options)
+        # Which convention made the filters no longer matters.
+        shape = {name: value for name, value in self.options.items() if name != "convention"}
         rows = [
             Row(f"{FAMILIES[self.model].layer} {i}", 1, *filters)
             for i, filters in enumerate(zip(known.filters, new.filters, strict=True), 1)
         ]
         return Redistribution(
             source=f"fredist/{self.model}",
-            options=self.options | {"filters": new.filters},
+            options=shape | {"filters": new.filters},
             image_shape=(new.in_chans, self.image_size, self.image_size),
             template=template,
-            width=width,
+            width=float(templates.exact_width(width)),
             rows=tuple(rows),
             shapes={},
             integers=(),
@@ -117,6 +126,8 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
     >>> study("resnet18", 64).plan("uniform").filters[:3]
     (240, 240, 240)
     """
+    if isinstance(image_size, list):
+        image_size = tuple(image_size)
     if isinstance(model, nn.Module):
         sources.check_own(model)
         in_chans = options.pop("in_chans", None) or sources.first_channels(model)
@@ -166,6 +177,21 @@ def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chan
             f"{source or type(model).__name__} with none: {reasons or 'no maps are made'}"
         )
     return Traced(source, options, shape, layers)
+
+
+def _out_of_proportion(layer: Layer, after: int, sizes, before, values) -> Iterator[str]:
+    """Say which of a layer's convolutions do not change as it does: code may add a number."""
+    first = {}
+    for name in layer.convs:
+        first.setdefault(sizes[name], name)
+    for size, name in first.items():
+        if set(symbols(size)) <= set(layer.free):
+            ratio = Fraction(evaluate(size, before), layer.filters)
+            filters, wish = evaluate(size, values), ratio * after
+            if abs(filters - wish) > max(1, ratio):  # what rounding the layer's may make of it
+                added = evaluate(size, dict.fromkeys(layer.free, 0))
+                why = f": its code adds {added}" if added else ""
+                yield f"{name} has {filters}, not {float(wish):.0f}{why}"
 
 
 def _solved(units: list[Group], template, width, vertex, rounding) -> list[int]:

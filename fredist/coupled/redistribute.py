@@ -60,7 +60,8 @@ def redistribute(
     Further options: `tie`, groups of modules whose layers keep their proportions and count once in
     F (`tie=["layer1", "layer2"]`); `groups`, of layers that get equal filters; `fixed`, modules
     that the template leaves alone; `filters` of one's own, one per group; `round_to`, `keep_total`
-    and `vertex` as in `apply_template`; all else goes to timm or torchvision.
+    and `vertex` as in `apply_template`; all else goes to timm or torchvision. The paper's four have
+    `convention` and `head` beside these; "timm/fredist_vgg19" is one of them traced as any other.
 
     Raises
     ------
@@ -87,8 +88,9 @@ def redistribute(
     how = {name: options.pop(name) for name in _HOW if name in options}
     asked = {"num_classes": num_classes, "in_chans": in_chans, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
-    check_integer("num_classes", asked.get("num_classes", 0), 0)
-    check_integer("in_chans", asked.get("in_chans", 3))
+    for name, least in (("num_classes", 0), ("in_chans", 1)):
+        if name in asked:  # as Python's own: JSON holds no others
+            asked[name] = check_integer(name, asked[name], least)
     original = study(model, image_size, **asked)
     own = model if isinstance(model, nn.Module) else None
     plan = partial(original.plan, template, **how)

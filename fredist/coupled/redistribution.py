@@ -50,7 +50,7 @@ class Redistribution:
     @property
     def table(self) -> pd.DataFrame:
         """One row per layer: its convolutions, filters before and after, and what decides them."""
-        return pd.DataFrame([asdict(row) for row in self.rows])
+        return pd.DataFrame(self.rows)
 
     @property
     def filters(self) -> tuple[int, ...]:

@@ -21,13 +21,14 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedTensorMixin
 
 from . import sources
-from .channels import BATCH, Channels, Conv, Size, likely, no_channels, size_of, symbols
+from .channels import BATCH, Channels, Conv, Size, evaluate, likely, no_channels, size_of, symbols
 from .plainly import Plainly
 from .products import plain, products
 
 # Names of integers of a module that are no channel counts, whatever their value.
 _NOT_CHANNELS = re.compile(
-    r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|num_heads|training"
+    r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|training"
+    r"|(?!dim_)(\w+_|n)?heads|(num_|n_?)?head"
     r"|(kernel|block|win|window|patch|grid|feat|img|image|input|pool)_size(_\w+)?"
 )
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
@@ -42,9 +43,10 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     """Return the channels of a network that takes images of (channels, height, width).
 
     Runs on the meta device: no memory, no arithmetic. Where parameters are used in training alone,
-    such as those of auxiliary classifiers, a training step is traced if it can be. The network
-    stays as it is. A convolution makes maps if it does for images of any shape given: those of a
-    network's last stage may be one pixel for small images, as a squeeze-excitation's are for all.
+    such as those of auxiliary classifiers, a training step is traced if it can be, reads all that
+    evaluation reads, and has outputs of the same MACs. The network stays as it is. A convolution
+    makes maps if it does for images of any shape given: those of a network's last stage may be one
+    pixel for small images, as a squeeze-excitation's are for all.
 
     Raises
     ------
@@ -54,20 +56,21 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     model = on_meta(model)
     shapes = image_shape, *larger
     model.eval()
-    found, unused, outputs = _trace(model, *shapes)
+    found, unused, costs = _trace(model, *shapes)
     if unused:
         with contextlib.suppress(ValueError):  # that evaluation can be traced is enough
             model.train()
-            found, *_ = _trace(model, *shapes, outputs=outputs)
+            training, others, _ = _trace(model, *shapes, costs=costs)
+            found = training if others <= unused else found
     return found
 
 
 def _trace(
-    model: nn.Module, image_shape: tuple, *larger: tuple, outputs: int | None = None
-) -> tuple[Channels, bool, int]:
-    """Trace in the model's present mode; say if it leaves parameters unused, and count its outputs.
+    model: nn.Module, image_shape: tuple, *larger: tuple, costs: list[int] | None = None
+) -> tuple[Channels, set[str], list[int]]:
+    """Trace in the model's present mode; return what it leaves unused, and its outputs' MACs, too.
 
-    MACs are those of the first `outputs` outputs: of a training step as many as evaluation has.
+    MACs are those of the outputs that cost so much, each: of a training step, evaluation's.
     """
     trained = dict(model.named_parameters())
     tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
@@ -84,7 +87,8 @@ def _trace(
         # Where sizes are symbols, what PyTorch keeps of each operation, for the next that is like
         # it, costs more than it saves: an eighth of the time, of a HaloNet two fifths.
         with _silence(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-            shapes = ([_dynamic(tensor) for tensor in inputs], None)
+            free = [_dynamic(tensor, name in runner.kernels) for name, tensor in tensors.items()]
+            shapes = (free + [_dynamic(tensor) for tensor in inputs[len(tensors) :]], None)
             program = export(
                 _Exported(runner), (inputs, images), dynamic_shapes=shapes, strict=False
             )
@@ -93,6 +97,10 @@ def _trace(
         hint = "image_size= and in_chans= choose others"
         if "device" in words[0]:
             hint = "hold constant tensors by register_buffer, or make them with device=x.device"
+        elif "required positional argument" in words[0]:
+            hint = (
+                "give a module whose forward() takes images alone, such as what reads one of them"
+            )
         raise ValueError(
             f"expected a network that torch.export traces with images of {image_shape}, got "
             f"{type(error).__name__}: {words[0][:300]}; {hint}"
@@ -101,10 +109,11 @@ def _trace(
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
     held = [node for node in nodes if node.op == "placeholder" and node.name in given]
     held = held[: len(inputs)]
-    unused = any(
-        name in trained and not node.users and name not in runner.normed
+    unused = {
+        name
         for name, node in zip(tensors, held, strict=False)
-    )
+        if name in trained and not node.users and name not in runner.normed
+    }
     shapes = [tuple(map(size_of, node.meta["val"].shape)) for node in held]
     # A symbol that is still free is the plain size of the tensor that it came from.
     pairs = (
@@ -123,6 +132,9 @@ def _trace(
     returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
     returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
     kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(size_of(size))}
+    each = [sum(evaluate(size, sizes) for size in products([node])) for node in returned]
+    if costs is not None:
+        returned = _costing(costs, list(zip(each, returned, strict=True)))
     maps |= _maps(runner.ran)
     convs = [
         Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
@@ -134,11 +146,23 @@ def _trace(
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(products(returned[:outputs])),
+        tuple(products(returned)),
         guards,
         frozenset(kept),
     )
-    return channels, unused, len(returned)
+    return channels, unused, each
+
+
+def _costing(costs: list[int], outputs: list[tuple[int, torch.fx.Node]]) -> list[torch.fx.Node]:
+    """Return one output for each of the costs, which it has."""
+    found = []
+    for cost in costs:
+        pair = next((pair for pair in outputs if pair[0] == cost), None)
+        if pair is None:
+            raise ValueError(f"expected an output of {cost:,} MACs, as in evaluation, got none")
+        outputs.remove(pair)
+        found.append(pair[1])
+    return found
 
 
 class _Runner:
@@ -146,10 +170,13 @@ class _Runner:
 
     def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]):
         self.model, self.names, self.ran = model, list(tensors), []
-        channels = {size for tensor in tensors.values() for size in tensor.shape if size > 3}
-        self.places = dict(_places(model, channels))
         modules = dict(model.named_modules())
         self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
+        inside = {id(p) for m in self.convs.values() for p in m.parameters() if p.dim() > 2}
+        self.kernels = {name for name, p in model.named_parameters() if id(p) in inside}
+        free = ((t, _dynamic(t, name in self.kernels) or ()) for name, t in tensors.items())
+        channels = {size for t, dims in free for dim in dims if (size := t.shape[dim]) > 3}
+        self.places = dict(_places(model, channels))
         self.norms = {n: m for n, m in modules.items() if isinstance(m, nn.GroupNorm)}
         self.groups = {}  # of depthwise convolutions and norms, which follow what they read
 
@@ -267,9 +294,12 @@ def on_meta(model: nn.Module) -> nn.Module:
         ) from error
 
 
-def _dynamic(tensor: torch.Tensor) -> dict | None:
-    """Let export find which dimensions are channels; a kernel's height and width never are."""
-    kernel = tensor.dim() > 3 and tensor.numel() not in tensor.shape
+def _dynamic(tensor: torch.Tensor, kernel: bool = False) -> dict | None:
+    """Let export find which dimensions are channels; a kernel's height and width never are.
+
+    With three dimensions only a convolution tells a kernel from positions that are learnt.
+    """
+    kernel |= tensor.dim() > 3 and tensor.numel() not in tensor.shape
     dims = range(2 if kernel else tensor.dim())
     return {dim: Dim.AUTO for dim in dims if tensor.shape[dim] > 1} or None
 

@@ -5,10 +5,11 @@ Importing this needs neither, nor PyTorch: only building does.
 
 import itertools
 from collections.abc import Sequence
+from math import nan
 from typing import TYPE_CHECKING
 
 from ..templates import TEMPLATES
-from .budget import largest_width
+from .budget import OPTIONS, cost_of, largest, largest_width
 from .families import FAMILIES, NETWORKS, check_model
 from .network import CONVENTIONS, Network, check_options, make_network
 
@@ -83,8 +84,9 @@ def compare(
 
     The original is the base at width 1.0; `width_at_params` and `width_at_macs` are the widths
     that `largest_width` gives for as much as that. MACs are multiply-accumulates of one
-    `image_size` x `image_size` image. `options` are `in_chans`, `head`, `keep_total`, `round_to`
-    and `vertex`, as in `create_model`. Nothing is built or trained.
+    `image_size` x `image_size` image; where no width fits, there is none (NaN). `options` are
+    `in_chans`, `head`, `keep_total`, `round_to` and `vertex`, as in `create_model`. Nothing is
+    built or trained.
 
     Examples
     --------
@@ -93,21 +95,19 @@ def compare(
     """
     import pandas as pd
 
-    named = ("width", "num_classes", "convention", "image_size", "in_chans", "head")
-    named += ("keep_total", "round_to", "vertex")
-    check_options("compare, one row per template,", options, named)
+    check_options("compare, one row per template,", options, ("width", *OPTIONS, "image_size"))
     shape = {key: value for key, value in options.items() if key in ("in_chans", "head")}
     original = make_network(name, num_classes=num_classes, **shape)
-    originals, rows = (original.params, original.macs(image_size)), []
+    originals, rows = {"params": original.params, "macs": original.macs(image_size)}, []
     for template in TEMPLATES:
         # Only the quadratic has a vertex: the one choice is meant for it.
         own = {k: v for k, v in options.items() if k != "vertex" or template == "quadratic"}
-        network = make_network(name, template, width, num_classes, convention=convention, **own)
+        own |= {"num_classes": num_classes, "convention": convention}
+        network = make_network(name, template, width, **own)
         counts = network.params, network.macs(image_size)
-        ratios = [count / original for count, original in zip(counts, originals, strict=True)]
-        own |= {"num_classes": num_classes, "convention": convention, "image_size": image_size}
-        budgets = (dict([pair]) for pair in zip(("params", "macs"), originals, strict=True))
-        fits = [largest_width(name, template, **budget, **own) for budget in budgets]
+        ratios = [count / most for count, most in zip(counts, originals.values(), strict=True)]
+        costs = {what: cost_of(name, template, what, image_size, **own) for what in originals}
+        fits = [largest(cost, originals[what]) or nan for what, cost in costs.items()]
         rows.append((template, network.filters, *counts, *ratios, *fits))
     columns = ["template", "filters", "params", "macs", "params_vs_original", "macs_vs_original"]
     frame = pd.DataFrame(rows, columns=[*columns, "width_at_params", "width_at_macs"])

@@ -3,9 +3,11 @@
 from collections.abc import Callable
 
 from ..checks import check_number
-from .network import Network, make_network
+from .network import Network, check_options, make_network
 
 GRID = 10_000  # width multipliers to four digits
+# Of `make_network`, whatever the width is.
+OPTIONS = ("num_classes", "in_chans", "head", "convention", "keep_total", "round_to", "vertex")
 
 
 def largest(cost: Callable[[float], int], most: float) -> float | None:
@@ -33,6 +35,13 @@ def network_cost(network: Network, name: str, image_size: int) -> int:
     return network.macs(image_size) if name == "macs" else network.params
 
 
+def cost_of(model: str, template: str, name: str, image_size: int, **options) -> Callable:
+    """Return how a network's "macs" of one image, or its "params", depend on the width."""
+    return lambda width: network_cost(
+        make_network(model, template, width, **options), name, image_size
+    )
+
+
 def largest_width(
     model: str,
     template: str = "base",
@@ -45,14 +54,15 @@ def largest_width(
     """Return the largest width multiplier whose network stays within parameters or MACs.
 
     Exact, by the closed forms of `Network`: nothing is built. The paper's "reduced to fit to the
-    original amount of resources" (abstract); `options` are those of `create_model`. Only with
+    original amount of resources" (abstract); `options` are `num_classes`, `in_chans`, `head`,
+    `convention`, `keep_total`, `round_to` and `vertex`, as in `create_model`. Only with
     `keep_total`, where one layer can lose a filter as another gains two, is it not the largest of
     all: the next width exceeds the budget, but one a little further on may fit again.
 
     Raises
     ------
     ValueError
-        Unless one of both budgets is given, and where one filter in every layer exceeds it.
+        Unless one of both budgets is given, and where the smallest network exceeds it.
 
     Examples
     --------
@@ -62,16 +72,14 @@ def largest_width(
     """
     if (params is None) == (macs is None):
         raise ValueError(f"expected params or macs as the budget, got {params=} and {macs=}")
+    check_options("largest_width", options, OPTIONS)
     name = "params" if macs is None else "macs"
     most = check_number(name, params if macs is None else macs)
-
-    def cost(width: float) -> int:
-        return network_cost(make_network(model, template, width, **options), name, image_size)
-
+    cost = cost_of(model, template, name, image_size, **options)
     width = largest(cost, most)
     if width is None:
         raise ValueError(
-            f"expected at least {cost(1 / GRID):,} as {name} for {model} {template}, one filter in "
-            f"every layer, got {most:,.0f}"
+            f"expected at least {cost(1 / GRID):,} as {name} for {model} {template}, the smallest "
+            f"that these options allow, got {most:,.0f}"
         )
     return width
