@@ -34,9 +34,9 @@ def main() -> None:
     shown(State(), None)  # what is imported and set up once
     for model in sys.argv[1:] or NETWORKS:
         size = 32 if model in FAMILIES else 224
+        # Once: what a process has traced it keeps.
+        known, first = seconds(State(model, image_size=size).study)
         for by in ("width", "macs"):
-            state = State(model, "uniform", by, 1.0, image_size=size)
-            known, first = seconds(state.study)
             moves = [State(model, "uniform", by, to, image_size=size) for to in MOVES]
             took = [1000 * seconds(shown, move, known)[1] for move in moves]
             line = f"{model:16} {by:5}: known in {first:5.2f} s; a move is answered in "

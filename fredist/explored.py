@@ -42,7 +42,7 @@ class State:
         check_choice("by", self.by, BY)
         what = "width" if self.by == "width" else "budget"
         if check_number(what, self.amount, above=True) > MOST:
-            raise ValueError(f"expected at most {MOST:g} as {what}, got {self.amount:g}")
+            raise ValueError(f"expected at most {MOST:g} as {what}, got {self.amount}")
         check_integer("num_classes", self.num_classes)
         check_integer("image_size", self.image_size)
 
@@ -144,12 +144,12 @@ class Answer:
         print(model.redistribution.table)
         """
         state, given = self.state, ""
-        if state.by == "width":
-            given = f"{state.amount:.15g}"
+        if state.by in ("width", "latency"):  # a budget of time is of this machine, and of now
+            given = f"{self.found.width:.15g}"
         elif state.amount == 1:
             given = f'like="{state.by}"'
         else:
-            given = f"{state.by}={self.budget:.9g}"
+            given = f"{state.by}={self.budget}"
         given += f", num_classes={state.num_classes}, image_size={state.image_size}"
         call = f'fredist.redistribute("{state.model}", "{state.template}", {given})'
         return f"import fredist\nmodel = {call}\nprint(model.redistribution.table)"
@@ -209,5 +209,5 @@ def curve(label: str, losses: list[tuple], top1s: list[tuple]) -> Picture:
         right.set(ylabel="Test accuracy (%)", ylim=(0, 100))
         right.grid(visible=False)
         axis.set_title(label, loc="left")
-        figure.legend(loc="upper right", ncols=2, borderaxespad=0.2)
+        figure.legend(loc="lower right", ncols=2, borderaxespad=0.2)  # clear of a long title
     return figure

@@ -39,21 +39,27 @@ line-height: 1.5} .fredist .jp-RenderedHTMLCommon {max-height: 24em; overflow: a
 class Explorer:
     """A page to choose a network, its template, and its width or budget on, shown by a notebook.
 
-    Where a notebook is only executed, as for a web page, it says how to open it instead.
+    Where a notebook is only executed, as for a web page, or in a terminal, it says how to open it
+    instead.
     """
 
     def __init__(self):
         self._state = self._answer = self._training = self._due = self._resting = None
+        self._tracing, self._waiting = None, False  # what is traced; a search for a training's end
         self._known = {}
-        if not is_plain():
-            self._loop = asyncio.get_running_loop()
+        self._loop = _kernels_loop()
+        if self._loop is not None:
             self._make(State())
+            _TRAINING.stop()  # of an earlier page, which nobody could stop any more
             _MEASURING.start(live.names, None, self._later(self._named), patient=True)
             self._refresh()
 
+    def __repr__(self) -> str:
+        return _NO_KERNEL
+
     def _repr_mimebundle_(self, **_) -> dict:
-        shown = {} if is_plain() else self.page._repr_mimebundle_()
-        return shown | {"text/plain": _NO_KERNEL}
+        shown = {} if self._loop is None else self.page._repr_mimebundle_()
+        return shown | {"text/plain": repr(self)}
 
     def _make(self, state: State) -> None:
         layout, told = widgets.Layout, self._told
@@ -106,10 +112,10 @@ class Explorer:
         return lambda *_: self._loop.call_soon_threadsafe(do)
 
     def _later(self, do: Callable, of: object = None) -> Callable:
-        """Return what a worker tells; by then `of` may no longer be what is chosen, or trained."""
+        """Return what a worker tells; by then `of` may no longer be chosen, trained or traced."""
 
         def heed(kind: str, content) -> None:
-            if of is None or of in (self._state, self._training):
+            if of is None or of in (self._state, self._training, self._tracing):
                 do(kind, content)
 
         return lambda *told: self._loop.call_soon_threadsafe(heed, *told)
@@ -133,19 +139,28 @@ class Explorer:
     def _refresh(self) -> None:
         """Answer what is chosen now."""
         self._due = None
-        _MEASURING.stop()
         try:
             self._state = State(**{name: widget.value for name, widget in self._inputs.items()})
         except (ValueError, TypeError) as error:
             return self._fail(error)
+        if self._tracing == self._state.key:  # which a template or a width does not change
+            return None
+        self._stop()
         known = self._known.get(self._state.key) or self._state.known()
         if known is not None:
             return self._search(known)
         self._clear()
         self._say(f"Tracing {self._state.model}, which takes seconds.", busy=True)
-        return _MEASURING.start(live.trace, self._state, self._later(self._traced, self._state))
+        self._tracing = self._state.key
+        return _MEASURING.start(live.trace, self._state, self._later(self._traced, self._tracing))
+
+    def _stop(self) -> None:
+        """End what is under way for the choice, and what waits."""
+        _MEASURING.stop()
+        self._tracing, self._waiting = None, False
 
     def _traced(self, kind: str, known) -> None:
+        self._tracing = None
         if isinstance(known, Failure):
             return self._fail(known)
         self._known[self._state.key] = known
@@ -155,6 +170,9 @@ class Explorer:
         if self._state.by not in SLOW:
             return self._show(known)
         self._clear()
+        if self._state.by == "latency" and self._training is not None:
+            self._waiting = True
+            return self._say("A width for a budget of time is searched after the training.")
         self._say("Searching the largest width, which takes seconds.", busy=True)
         tell = self._later(partial(self._searched, known), self._state)
         return _MEASURING.start(live.search, (self._state, known), tell)
@@ -181,10 +199,12 @@ class Explorer:
         self._resting = self._loop.call_later(_REST, self._measure)
 
     def _measure(self) -> None:
+        if self._answer is None:  # what is under way is to find it
+            return
         if self._training is not None:
             _MEASURING.stop()
             self._say("Memory and time are measured after the training.")
-        elif self._answer is not None:
+        else:
             self._say("Measuring memory and time.", busy=True)
             tell = self._later(self._measured, self._state)
             _MEASURING.start(live.measure, self._answer.found, tell)
@@ -201,7 +221,7 @@ class Explorer:
         if self.again.description == "Again":
             self._refresh()
         else:
-            _MEASURING.stop()
+            self._stop()
             self._say("Stopped.")
 
     def _train_or_stop(self) -> None:
@@ -213,17 +233,23 @@ class Explorer:
             self._trained("result", "Stopped.")
         elif self._answer is not None:
             self._training, self._losses, self._top1s = self._answer, [], []
+            images, size = DATASETS[self.dataset.value].label, self._answer.found.image_shape[-1]
+            self._trained_on = f"{images}, {size}x{size}"  # by its end, others may be chosen
+            self.curve.layout.display = "none"  # of the training before
             self._measure()  # which has to wait
             self.train.description, self.train.button_style = "Stop", "warning"
             self.trained.value = _text("Starting.")
             task = self._answer.found, self.dataset.value, self.epochs.value
             _TRAINING.start(live.train, task, self._later(self._trained, self._training))
+        else:
+            self.trained.value = _text("No network is shown that could be trained.", wrong=True)
 
     def _trained(self, kind: str, content) -> None:
         if kind == "news":
             what, *point = content
             (self._losses if what == "loss" else self._top1s).append(point)
-            drawn = curve(self._training.label, self._losses, self._top1s)
+            label = f"{self._training.label}; {self._trained_on}"
+            drawn = curve(label, self._losses, self._top1s)
             self.curve.value, self.curve.layout.display = drawn._repr_png_(), ""
             self.trained.value = _text(f"{self._losses[-1][0]:.2f} epochs")
         else:
@@ -231,11 +257,14 @@ class Explorer:
             self.trained.value = _text(_sentence(content or "trained"), wrong=wrong)
             self.train.description, self.train.button_style = "Train", "primary"
             self._training = None
-            if self._answer is not None and len(self._answer.measured) < 2:
+            if self._waiting:
+                self._refresh()
+            elif self._answer is not None and len(self._answer.measured) < 2:
                 self._measure_at_rest()
 
     def _fail(self, error: Exception | Failure) -> None:
         """Say why there is no such network, and show none."""
+        self._stop()
         self._state = None
         self._clear()
         self._say(_sentence(error), wrong=True)
@@ -248,6 +277,14 @@ class Explorer:
     def _say(self, text: str, *, busy: bool = False, wrong: bool = False) -> None:
         self.status.value = _text(text, wrong=wrong, tag="p")
         self.again.description = "Stop" if busy else "Again"
+
+
+def _kernels_loop() -> asyncio.AbstractEventLoop | None:
+    """Return the loop of the kernel that shows pages, if there is one: a terminal has none."""
+    try:
+        return None if is_plain() else asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 def _sentence(error: Exception | Failure | str) -> str:

@@ -7,9 +7,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from math import isfinite
 from statistics import mean, median
+from types import SimpleNamespace
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from .batches import ResidentImages
 from .coupled import sources
@@ -47,8 +48,24 @@ def trace(state: State, report: Callable) -> Traced:
 
 
 def search(task: tuple[State, Papers | Traced], report: Callable) -> tuple[float, float | None]:
-    """Return the width at which a network fits a budget that is slow to take, and the budget."""
-    return fit(*task)
+    """Return the width at which a network fits a budget that is slow to take, and the budget.
+
+    A budget of time is searched as `measure` takes times: on the same device and threads.
+    """
+    state, known = task
+    if state.by != "latency":
+        return fit(state, known)
+    timed = SimpleNamespace(plan=lambda *chosen: _Timed(**vars(known.plan(*chosen))))
+    with _computing(RECIPE):
+        return fit(state, timed)
+
+
+class _Timed(Redistribution):
+    """A redistribution that is only built where times are taken, and not if it is too large."""
+
+    def build(self, model: nn.Module | None = None, *, original: bool = False) -> nn.Module:
+        _check_size(self, "timed", original=original)
+        return super().build(model, original=original).to(choose_device())
 
 
 def measure(found: Redistribution, report: Callable) -> None:
@@ -57,7 +74,8 @@ def measure(found: Redistribution, report: Callable) -> None:
     Memory is computed: all tensors in inference of 64 images. Time is measured here, of one image:
     the median pass.
     """
-    _check_size(found, "measured")
+    for original in (True, False):
+        _check_size(found, "measured", original=original)
     options = {name: value for name, value in found.options.items() if name != "filters"}
     for quantity, take in (("memory", _memory), ("time", _time)):
         key = json.dumps([quantity, found.source, options, found.image_shape])
@@ -68,11 +86,15 @@ def measure(found: Redistribution, report: Callable) -> None:
         report((quantity, (_originals[key], take(found.build(), found.image_shape, report))))
 
 
-def _check_size(found: Redistribution, what: str) -> None:
+def _check_size(found: Redistribution, what: str, *, original: bool = False) -> None:
+    """Refuse what takes too much memory or time to be built and run while somebody waits."""
+    sizes = {name: getattr(found, name)[0 if original else 1] for name in TOO_LARGE}
+    if not found.source.startswith("fredist/"):  # first built with the original's filters
+        sizes["params"] = max(sizes["params"], found.params[0])
     for name, most in TOO_LARGE.items():
-        if (most_of_both := max(getattr(found, name))) > most:
+        if sizes[name] > most:
             raise ValueError(
-                f"expected at most {most:,} {name} to be {what} here, got {most_of_both:,}"
+                f"expected at most {most:,} {name} to be {what} here, got {sizes[name]:,}"
             )
 
 
@@ -102,6 +124,17 @@ def _computing(recipe: Recipe) -> Iterator[torch.device]:
         yield device
 
 
+class _Scores(nn.Module):
+    """Takes a network's scores, beside which some of torchvision's give others in training."""
+
+    def forward(self, given) -> Tensor:
+        scores = getattr(given, "logits", given)
+        if not isinstance(scores, Tensor) or scores.ndim != 2:
+            got = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ValueError(f"expected a network that gives one score per class, got {got}")
+        return scores
+
+
 def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
     """Train a network for some epochs, on a part of a data set resized to what the network takes.
 
@@ -120,10 +153,10 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
         how = (info.mean, info.std, device)
         train_set = ResidentImages(images.train_images, images.train_labels, *how)
         test_set = ResidentImages(images.test_images, images.test_labels, *how)
-        model = found.build()
+        parts = [found.build(), _Scores()]
         if size != images.image_size:
-            model = nn.Sequential(nn.Upsample(size=(size, size), mode="bilinear"), model)
-        model = model.to(device, memory_format=torch.channels_last)
+            parts.insert(0, nn.Upsample(size=(size, size), mode="bilinear"))
+        model = nn.Sequential(*parts).to(device, memory_format=torch.channels_last)
         steps = Steps(model, make_optimizer(model, recipe), recipe)
         losses, said = [], time.monotonic()
         for epoch in range(epochs):

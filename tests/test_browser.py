@@ -234,7 +234,7 @@ def test_a_budget_of_memory_is_searched_while_the_page_waits(explorer, tmp_path)
         ("to", "0", "Expected a finite number above 0 as budget, got 0.0."),
         ("to", "-1", "Expected a finite number above 0 as budget, got -1.0."),
         ("to", "0.00001", "as macs, got 3,981."),
-        ("to", "1000", "Expected at most 100 as budget, got 1000."),
+        ("to", "1000", "Expected at most 100 as budget, got 1000.0."),
         ("Classes", "0", "Expected an integer of at least 1 as num_classes, got 0."),
         ("Image size", "8", "Expected images of at least 16x16 for VGG-19"),
     ],

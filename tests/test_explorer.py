@@ -8,10 +8,14 @@ from dataclasses import replace
 from statistics import mean
 
 import pytest
+import torch
+import torchvision
+from torch.nn.modules.module import register_module_forward_hook
 
 import fredist
 from fredist import explorer, live
 from fredist.coupled.redistribute import memory_of
+from fredist.coupled.redistribution import Redistribution
 from fredist.explored import State, answer, curve
 from fredist.explorer import Explorer
 from fredist.networks import FAMILIES
@@ -19,20 +23,24 @@ from fredist.networks.families import six_sizes
 from fredist.workers import Failure
 
 NARROW = answer(State("vgg19", "uniform", "width", 0.05)).found
+# As any traced network, built with the original's filters before it is made smaller.
+TRACED = replace(NARROW, source="timm/vgg19", params=(600_000_000, 1_000))
 
 
 @pytest.mark.parametrize(
-    ("model", "by", "amount"),
+    ("model", "by", "amount", "fitted"),
     [
-        ("vgg19", "width", 0.3),
-        ("vgg19", "macs", 1.0),
-        ("resnet50", "macs", 0.123),
-        ("inception", "params", 1.0),
-        ("mobilenet", "params", 0.25),
+        ("vgg19", "width", 0.3, None),
+        ("vgg19", "macs", 1.0, None),
+        ("resnet50", "macs", 0.123, None),
+        ("inception", "params", 1.0, None),
+        ("mobilenet", "params", 0.25, None),
+        ("mobilenet", "latency", 1.0, (0.35, 7.123)),  # as it was found, some time ago
     ],
 )
-def test_the_three_lines_and_the_json_give_the_network_that_is_shown(model, by, amount):
-    shown = answer(State(model, "quadratic", by, amount, num_classes=7, image_size=24))
+def test_the_three_lines_and_the_json_give_the_network_that_is_shown(model, by, amount, fitted):
+    state = State(model, "quadratic", by, amount, num_classes=7, image_size=24)
+    shown = answer(state, fitted=fitted)
     names, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
         exec(shown.python, names)
@@ -45,11 +53,17 @@ def test_the_three_lines_and_the_json_give_the_network_that_is_shown(model, by, 
     assert {n: p.shape for n, p in again.named_parameters()} == {
         n: p.shape for n, p in built.named_parameters()
     }
-    if by != "width":
+    if by in ("macs", "params"):
         before, after = getattr(shown.found, by)
         assert amount * before * 0.9 < after <= amount * before
         wider = answer(replace(shown.state, by="width", amount=shown.found.width + 0.0001))
         assert getattr(wider.found, by)[1] > amount * before
+
+
+def test_the_three_lines_have_every_digit_of_a_budget():
+    shown = answer(State("vgg19", "uniform", "macs", 0.123, image_size=224))
+    assert shown.budget > 1e9
+    assert f"macs={shown.budget}, " in shown.python
 
 
 def test_numbers_are_the_originals_and_the_networks_and_open_until_measured():
@@ -92,7 +106,7 @@ def test_the_figure_shows_every_layer_before_and_after(model):
         ({"amount": 0.0}, "finite number above 0 as budget, got 0.0"),
         ({"amount": float("nan"), "by": "width"}, "finite number above 0 as width, got nan"),
         ({"amount": 1e-9}, "expected at least [0-9,]+ as macs, got 0"),
-        ({"amount": 1e9}, "at most 100 as budget"),
+        ({"amount": 100.0001}, "at most 100 as budget, got 100.0001"),
         ({"num_classes": 0}, "at least 1 as num_classes"),
         ({"image_size": 8}, "at least 16x16 for VGG-19"),
         ({"image_size": -1}, "at least 1 as image_size"),
@@ -158,11 +172,51 @@ def test_a_training_reports_losses_as_it_goes_and_accuracy_after_every_epoch(mon
     assert right.lines[0].get_xydata().tolist() == top1s
 
 
+def test_a_network_is_trained_whatever_the_size_of_its_original(monkeypatch):
+    monkeypatch.setattr(live, "IMAGES", (16, 8))
+    monkeypatch.setattr(live, "TOO_LARGE", {"params": 10_000_000, "macs": 100_000_000})
+    told = []
+    live.train((NARROW, "digits", 1), lambda *news: told.extend(news))  # of 20 million
+    assert [what for what, *_ in told] == ["loss", "top1"]
+
+
+def test_scores_are_taken_from_what_a_network_returns_beside_them_or_it_is_refused(monkeypatch):
+    monkeypatch.setattr(live, "IMAGES", (16, 8))
+
+    def untouched(name, **options):  # as a value, without the minute that its trace takes
+        size = sum(p.numel() for p in torchvision.models.get_model(name, **options).parameters())
+        how = ("base", 1.0, (), {}, (), (size, size), (0, 0))
+        return Redistribution(f"torchvision/{name}", options, (3, 64, 64), *how)
+
+    told, how = [], {"num_classes": 10, "init_weights": False}
+    live.train((untouched("googlenet", **how), "digits", 1), lambda *news: told.extend(news))
+    assert [what for what, *_ in told] == ["loss", "top1"]
+    maps = untouched("lraspp_mobilenet_v3_large", num_classes=10, weights_backbone=None)
+    with pytest.raises(ValueError, match="one score per class, got OrderedDict"):
+        live.train((maps, "digits", 1), lambda *news: None)
+
+
+def test_a_search_by_time_runs_as_times_are_measured_and_builds_nothing_too_large(monkeypatch):
+    monkeypatch.setattr(live, "TOO_LARGE", {"params": 4_000_000, "macs": 50_000_000_000})
+    state, threads = State("mobilenet", "base", "latency"), set()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    seen = register_module_forward_hook(lambda *_: threads.add(torch.get_num_threads()))
+    try:
+        with pytest.raises(ValueError, match="at most 4,000,000 params to be timed here, got 1"):
+            live.search((state, state.known()), lambda *news: None)
+    finally:
+        seen.remove()
+        torch.set_num_threads(before)
+    assert threads == ({1} if live.choose_device().type == "cpu" else {2})
+
+
 @pytest.mark.parametrize(
     ("work", "task", "words"),
     [
         (live.train, (answer(State(num_classes=5)).found, "digits", 1), "10 classes or more for"),
         (live.measure, answer(State(by="width", amount=9.0)).found, "500,000,000 params to be mea"),
+        (live.train, (TRACED, "digits", 1), "500,000,000 params to be trained here, got 600,000"),
         (live.trace, State("resnet5000"), "got 'resnet5000'"),
     ],
 )
@@ -254,6 +308,34 @@ def test_what_an_earlier_choice_has_measured_is_dropped(opened):
     opened(work)
 
 
+def test_a_choice_made_while_its_network_is_traced_leaves_the_trace(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.model.value = "resnet18"
+        await rest(page)
+        asked, stops = len(measuring.asked), measuring.stops
+        page.template.value, page.amount.value = "reverse", 0.5
+        await rest(page)
+        assert (len(measuring.asked), measuring.stops) == (asked, stops)
+        measuring.asked[-1][2]("result", State().study())  # stands in for it
+        await rest(page)
+        assert (page._answer.state.template, page._answer.state.amount) == ("reverse", 0.5)
+        # One that was stopped, by the button or by what is wrong, is begun again.
+        page.model.value = "resnet34"
+        await rest(page)
+        page.again.click()
+        page.template.value = "uniform"
+        await rest(page)
+        page.num_classes.value = 0
+        await rest(page)
+        page.num_classes.value = 10
+        await rest(page)
+        assert [work for work, *_ in measuring.asked[-3:]] == [live.trace] * 3
+        assert "Tracing resnet34" in page.status.value
+
+    opened(work)
+
+
 def test_a_traced_network_is_shown_when_it_comes_and_kept(opened):
     async def work(page, measuring, training):
         await rest(page)
@@ -323,9 +405,10 @@ def test_what_is_wrong_shows_a_sentence_and_no_numbers(opened):
         assert page.numbers.value == page.python.value == page.json.value == ""
         assert page.plot.layout.visibility == "hidden"
         asked = len(measuring.asked)
-        page.train.click()  # there is no network
+        page.train.click()
         await rest(page)
         assert not training.asked
+        assert "No network is shown" in page.trained.value
         assert len(measuring.asked) == asked
         page.amount.value = 1.0
         await rest(page)
@@ -348,15 +431,79 @@ def test_a_training_is_drawn_beside_other_choices_and_stops(opened):
         assert bytes(page.curve.value).startswith(b"\x89PNG")
         assert "0.50 epochs" in page.trained.value
         assert "after the training" in page.status.value
-        asked = len(measuring.asked)
+        asked, stops = len(measuring.asked), training.stops
         page.train.click()
         await rest(page)
-        assert (training.stops, page.train.description) == (1, "Train")
+        assert (training.stops, page.train.description) == (stops + 1, "Train")
         assert len(measuring.asked) == asked + 1
         before = bytes(page.curve.value)
         tell("news", ("loss", 0.6, 1.0))
         await rest(page)
         assert bytes(page.curve.value) == before
+
+    opened(work)
+
+
+def test_what_is_chosen_in_a_training_is_traced_and_searched(opened, monkeypatch):
+    monkeypatch.setattr(explorer, "_REST", 0.3)
+
+    async def work(page, measuring, training):
+        await rest(page)
+        page.train.click()
+        await rest(page)
+        page.template.value = "reverse"
+        await rest(page)  # shown, and not yet measured
+        page.model.value = "resnet18"
+        await rest(page)
+        stops = measuring.stops
+        await asyncio.sleep(0.4)
+        assert measuring.stops == stops
+        assert "Tracing resnet18" in page.status.value
+        # But by time there is no search beside a training.
+        page.model.value, page.by.value = "vgg19", "latency"
+        await rest(page)
+        assert "searched after the training" in page.status.value
+        assert live.search not in [work for work, *_ in measuring.asked]
+        training.asked[-1][2]("result", None)
+        await rest(page)
+        assert measuring.asked[-1][0] == live.search
+
+    opened(work)
+
+
+def test_a_trainings_picture_says_what_was_trained_on_and_goes_with_the_next(opened, monkeypatch):
+    titles = []
+    monkeypatch.setattr(explorer, "curve", lambda *given: titles.append(given[0]) or curve(*given))
+
+    async def work(page, measuring, training):
+        await rest(page)
+        page.image_size.value = 48
+        page.train.click()
+        await rest(page)
+        page.image_size.value = 64  # what is chosen next
+        await rest(page)
+        training.asked[-1][2]("news", ("loss", 0.5, 2.0))
+        training.asked[-1][2]("result", None)
+        await rest(page)
+        assert titles == ["VGG-19, Uniform × 0.4433; Digits, 48x48"]
+        assert page.curve.layout.display == ""
+        page.train.click()
+        await rest(page)
+        training.asked[-1][2]("result", Failure("ValueError: expected", ""))
+        await rest(page)
+        assert page.curve.layout.display == "none"
+
+    opened(work)
+
+
+def test_an_explorer_made_again_ends_the_training_of_the_one_before(opened):
+    async def work(page, measuring, training):
+        await rest(page)
+        page.train.click()
+        await rest(page)
+        stops = training.stops
+        Explorer()
+        assert training.stops == stops + 1
 
     opened(work)
 
@@ -373,10 +520,12 @@ def test_what_is_trained_is_what_was_typed_just_before(opened):
     opened(work)
 
 
-def test_without_a_kernel_a_sentence_says_how_to_get_one():
+@pytest.mark.parametrize("plain", [True, False])  # False in a terminal, which has no loop
+def test_without_a_kernel_a_sentence_says_how_to_get_one(plain, monkeypatch):
+    monkeypatch.setattr(explorer, "is_plain", lambda: plain)
     shown = Explorer()._repr_mimebundle_()
     assert list(shown) == ["text/plain"]
-    assert "make lab" in shown["text/plain"]
+    assert "make lab" in shown["text/plain"] == repr(Explorer())
 
 
 def test_the_committed_notebook_shows_an_example_without_a_kernel():
