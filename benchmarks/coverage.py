@@ -242,7 +242,7 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
         "Written by `make coverage`: each network is traced once, rebuilt from JSON under reverse, "
         f"uniform, quadratic and negative quadratic at widths {', '.join(map(str, WIDTHS))}, and "
         f"run forward and backward on two images; of over {LARGE:,} parameters by shapes alone, "
-        "without arithmetic: \"(meta)\" marks where some of the ways were so.",
+        'without arithmetic: "(meta)" marks where some of the ways were so.',
         "",
     ]
     if len(rows) < len(all_):
