@@ -265,6 +265,7 @@ def test_the_revision_is_the_checkouts_own(tmp_path, monkeypatch):
     for root in (tmp_path, tmp_path / "copy"):
         (root / "fredist").mkdir(parents=True)
         (root / "notebooks").mkdir()
+        (root / "notebooks" / "table1.ipynb").touch()
         (root / "pyproject.toml").write_text("")
         (root / "fredist" / "code.py").write_text("")
     git(tmp_path, "init")
