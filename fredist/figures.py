@@ -262,6 +262,8 @@ def epochs(history: pd.DataFrame) -> Figure:
             panels[0, 0].set(xticks=[], yticks=[])
         for axis in panels.flat[max(1, len(parts)) :]:
             axis.remove()
+        for axis in panels.flat[max(0, len(parts) - columns) : len(parts)]:
+            axis.tick_params(labelbottom=True)  # the last in its column, if not in the last row
         figure.supxlabel("Epoch", fontsize="medium")
         figure.supylabel("Test accuracy (%)", fontsize="medium")
         _legend(figure, 3)

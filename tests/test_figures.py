@@ -257,6 +257,8 @@ def test_epochs_are_means_over_seeds_alone():
         "VGG-19 × 0.5, CIFAR-10",
     ]
     assert "equal MACs, runs: 1 to 2, their mean" in words(figure)
+    labelled = [axis.xaxis.get_tick_params()["labelbottom"] for axis in figure.axes]
+    assert labelled == [False, True, True]  # below the second stands none
 
 
 def test_contrasts_show_what_is_decided_and_what_their_bars_are():
