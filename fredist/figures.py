@@ -138,11 +138,9 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
             for axis, model in zip(row, models, strict=True):
                 part = data[(data["dataset"] == dataset) & (data["model"] == model)]
                 _draw(axis, part)
-                factor = choices.setting().width_factor(model)
-                scale = f", widths × {factor:g}" if factor != 1 else ""
                 runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
                 name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
-                _title(axis, name, f"{choices.profile_name}{scale}, {runs}")
+                _title(axis, name, f"{choices.profile_name}, {_widths(choices, model)}{runs}")
             row[0].set(ylabel="Accuracy (%)")
         for column in panels.T:
             drawn = any(axis.lines for axis in column)
@@ -199,9 +197,8 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
             own = {"dataset": dataset, "like": like, "model": model}
             part = found[found[list(own)].eq(own).all(axis=1)]
             runs = f"{part['n'].sum()} of {part['of'].sum()} pairs"
-            factor = choices.setting(like).width_factor(model)
-            scale = f"widths × {factor:g}, " if factor != 1 else ""
-            _title(axis, f"{FAMILIES[model].label}, {DATASETS[dataset].label}", scale + runs)
+            name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
+            _title(axis, name, _widths(choices, model, like) + runs)
             if model == models[0]:
                 axis.set_ylabel(_LIKE[like])
             if not part["n"].any():
@@ -293,6 +290,12 @@ def _plot(axis: Axes, data: pd.DataFrame, x: str, y: str, **look) -> None:
 def _say(axis: Axes, words: str) -> None:
     """Write in the middle of a panel why nothing is drawn there."""
     axis.text(0.5, 0.5, words, transform=axis.transAxes, ha="center", va="center")
+
+
+def _widths(choices: Choices, model: str, like: str = "") -> str:
+    """Return how the profile narrows a model, for the words below a title."""
+    factor = choices.setting(like).width_factor(model)
+    return f"widths × {factor:g}, " if factor != 1 else ""
 
 
 def _times(width: float) -> str:

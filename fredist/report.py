@@ -34,9 +34,7 @@ class Table:
     caption: str
     note: str  # where the numbers come from, and what stays open
     frame: pd.DataFrame  # the numbers, for a CSV
-    grid: (
-        pd.DataFrame
-    )  # their text; one or two levels of rows, the paper's columns named "Template"
+    grid: pd.DataFrame  # their text; rows of one level or two; columns "Template" are the paper's
 
     def __repr__(self) -> str:
         return to_text(self)

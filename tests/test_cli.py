@@ -19,6 +19,7 @@ from fredist.paper import choose
 from fredist.records import Store
 from fredist.results import collect
 
+ONE = {"datasets": "digits", "models": "vgg19", "templates": "base"}  # network of Table 1
 TABLE = """
 from fredist.notebook import settle
 from fredist.paths import figures_folder, write_whole
@@ -183,13 +184,11 @@ def test_training_needs_no_jupyter_and_no_figures(run, written, source):
 
 
 def test_without_jupyter_a_table_is_printed_and_its_notebook_is_what_failed(run, written, tmp_path):
-    written(
-        choose("table1", "smoke", datasets="digits", models="vgg19", templates="base").runs()[0]
-    )
+    written(choose("table1", "smoke", **ONE).runs()[0])
     papermill = tmp_path / "absent" / "papermill"
     papermill.mkdir(parents=True)
     (papermill / "__init__.py").write_text("raise ModuleNotFoundError('no papermill')")
-    chosen = ["--profile=smoke", "--datasets=digits", "--models=vgg19", "--templates=base"]
+    chosen = ["--profile=smoke", *(f"--{what}={one}" for what, one in ONE.items())]
     asked = run("render", "table1", *chosen, "--no-train", PYTHONPATH=str(papermill.parent))
     status, shown, failed = finished(asked)
     assert (status, failed) == (
@@ -226,10 +225,8 @@ def test_data_sets_that_are_meant_for_others_play_no_part_and_that_is_said(capsy
 
 @pytest.mark.parametrize("command", ["render", "train"])
 def test_a_choice_that_an_experiment_lacks_plays_no_part_and_that_is_said(run, written, command):
-    written(
-        choose("table1", "smoke", datasets="digits", models="vgg19", templates="base").runs()[0]
-    )
-    chosen = ["--profile=smoke", "--datasets=digits", "--models=vgg19", "--templates=base"]
+    written(choose("table1", "smoke", **ONE).runs()[0])
+    chosen = ["--profile=smoke", *(f"--{what}={one}" for what, one in ONE.items())]
     own = ["--no-train"] if command == "render" else ["--minutes=1e-9"]
     _, said, _ = finished(run(command, "table1", *chosen, "--widths=0.5", *own))
     assert said.startswith("table1 has no widths to choose from: --widths plays no part\n")
