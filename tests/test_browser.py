@@ -87,9 +87,17 @@ def page(address):
         page.goto(address)
         page.locator(".jp-Notebook h1").first.wait_for()
         page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").wait_for()
-        page.get_by_text("Run", exact=True).click()
-        page.get_by_text("Run All Cells", exact=True).click()
-        page.locator(".fredist img").first.wait_for()
+        prompt = page.locator(".jp-CodeCell .jp-InputPrompt").first
+        image = page.locator(".fredist img").first
+        for second in range(SECONDS // 1000):
+            # JupyterLab may drop what is run while its kernel connects, and empties the prompts.
+            if not second or prompt.inner_text() == "[ ]:":
+                page.get_by_text("Run", exact=True).click()
+                page.get_by_text("Run All Cells", exact=True).click()
+            if image.is_visible():
+                break
+            page.wait_for_timeout(1_000)
+        assert image.is_visible(), page.locator(".jp-Notebook").inner_text()
         page.evaluate(WATCH)
         yield page
         browser.close()
