@@ -119,8 +119,8 @@ def results_of(found, run, size, order, limits) -> dict[str, float]:
     return results | {"share": results["alone"] / results["bound"]}
 
 
-def show(rows: pd.DataFrame, folder: Path) -> None:
-    """Print the table and the geometric means, and write both as files."""
+def show(rows: pd.DataFrame, folder: Path, where: str) -> None:
+    """Print the table and the geometric means, and write both as files; `where` is their place."""
     rows = rows.sort_values(["order", "model", "template"], ignore_index=True)
     print(rows.round(2).to_string())
     for order, part in rows.groupby("order"):
@@ -141,10 +141,12 @@ def show(rows: pd.DataFrame, folder: Path) -> None:
                 axis.plot(names, part[f"ratio_{kind}"], "o", color=color, label=kind)
             axis.axhline(1, color="0.4", linewidth=0.6)
             axis.tick_params("x", rotation=90)
-            axis.set(title=order, ylim=(0, None))
+            axis.set_title(order)
+        panels.flat[0].set_ylim(0, None)  # once both are drawn, whose scale it is
         handles, labels = panels.flat[0].get_legend_handles_labels()
         figure.legend(handles, labels, loc="outside upper center", ncols=2)
         figure.supylabel("Times the usual script", fontsize="medium")
+        figure.supxlabel(f"{where}; sweep: two runs side by side", fontsize="medium")
     write_whole(folder / "bench.csv", rows.to_csv(index=False, float_format="%.5g"))
     write_whole(folder / "bench.png", as_bytes(figure, "png"))
     print(f"files: {folder / 'bench'}.csv, .png")
@@ -219,7 +221,8 @@ def main() -> None:
     ]
     if not rows:
         sys.exit("nothing has been measured on this device: call again with --train")
-    show(pd.DataFrame(rows), figures_folder() / asked.profile)
+    where = f"profile {asked.profile}, {device_name(device)}, PyTorch {torch.__version__}"
+    show(pd.DataFrame(rows), figures_folder() / asked.profile, where)
 
 
 if __name__ == "__main__":

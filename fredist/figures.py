@@ -202,7 +202,7 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
             if model == models[0]:
                 axis.set_ylabel(_LIKE[like])
             if not part["n"].any():
-                base = "no runs" if "base" in choices.templates else "no base to compare with"
+                base = "no pairs" if "base" in choices.templates else "no base to compare with"
                 _say(axis, base if labels else "the base alone is chosen")
             for row in part[part["n"] > 0].itertuples():
                 look = {**TEMPLATE_LOOKS[row.template], "markersize": 2.2}

@@ -46,7 +46,9 @@ def settle(name: str, namespace: Mapping) -> Choices:
         names = None if "settle(" in source else _assigned(source)  # it may set parameters, too
         passed = source.startswith("# Parameters")  # as papermill's begins
         if names is None and cells:
-            break
+            if "settle(" not in source:
+                break
+            cells = []  # what is assigned after the choices were settled is the user's own
         near = near and names is not None
         own = not passed and not {*PARAMETERS}.isdisjoint(names or ())
         if names and (own or passed or near):

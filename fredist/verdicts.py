@@ -84,7 +84,7 @@ def judge(
 def _words(number: float, column: str) -> str:
     if math.isinf(number):
         return "never reached"  # by a curve, at any width
-    unit = " points" if column == "gain" else "%"
+    unit = {"gain": " points", "share": "% of the base's"}.get(column, "%")
     return f"{number:.1f}{unit}" if abs(number) >= 10 else f"{number:.2f}{unit}"
 
 
@@ -98,8 +98,8 @@ def verdict(
     """Return what cells of one source say of a claim that is of all of them, or of `of` if more.
 
     A cell passes if both ends of its range do, and fails if neither does. Accuracies decide only
-    with the paper's protocol, on its data sets and with three seeds, memory and time only as the
-    paper's code took them on CUDA; exact counts and printed numbers always do.
+    with the paper's protocol, on its data sets and with three seeds, memory and time by themselves
+    only as the paper's code took them on CUDA; exact counts and printed numbers always do.
 
     Examples
     --------
@@ -168,9 +168,10 @@ def decide(accuracies: Mapping[str, Sequence[float]], base: str = "base") -> pd.
     """Return whether templates gain over the original, by accuracies of your own trainings.
 
     The test is that of `contrasts`. Each has one accuracy for each seed, all the same seeds in the
-    same order, at a cost that you hold equal (`redistribute` with `like="macs"`). Holm's correction
-    is over the templates given; with fewer than five seeds nothing is decided. A gain says that the
-    original's filters are in the wrong layers, for these data and this length of training.
+    same order, at a cost that you hold equal (`redistribute` with `like="macs"`); nan is one that a
+    training did not give, whose pairs are left out. Holm's correction is over the templates given;
+    with fewer than five pairs nothing is decided. A gain says that the original's filters are in
+    the wrong layers, for these data and this length of training.
 
     Raises
     ------
@@ -189,11 +190,11 @@ def decide(accuracies: Mapping[str, Sequence[float]], base: str = "base") -> pd.
     counts = {name: len(own) for name, own in values.items()}
     if len(set(counts.values())) > 1 or not counts[base]:
         raise ValueError(f"expected as many accuracies of each, one for each seed, got {counts}")
-    rows = {
-        name: _tested([ours - theirs for ours, theirs in zip(own, values[base], strict=True)])
-        for name, own in values.items()
-        if name != base
-    }
+    rows = {}
+    for name, own in values.items():
+        pairs = [ours - theirs for ours, theirs in zip(own, values[base], strict=True)]
+        if name != base:
+            rows[name] = _tested([pair for pair in pairs if not math.isnan(pair)] or [math.nan])
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("template")
     found["p_holm"] = _holm(found["p"])
     found["verdict"] = [_contrast(row) for row in found.assign(of=counts[base]).itertuples()]
@@ -205,9 +206,10 @@ def _tested(pairs: list[float]) -> dict[str, float]:
     from scipy import stats  # takes a second
 
     n = 0 if math.isnan(pairs[0]) else len(pairs)
+    pairs = [round(pair, 9) for pair in pairs]  # equal differences are equal
     found = {"n": n, "gain": round(mean(pairs), 9), "low": min(pairs), "high": max(pairs)}
     found["p"] = 1.0 if n >= CONTRAST_SEEDS else math.nan
-    if n >= CONTRAST_SEEDS and any(pairs):  # pairs that are all equal have no t
+    if n >= CONTRAST_SEEDS and min(pairs) < max(pairs):  # pairs that are all equal have no t
         test = stats.ttest_1samp(pairs, 0)
         found["low"], found["high"] = test.confidence_interval(1 - LEVEL)
         found["p"] = test.pvalue
@@ -229,6 +231,8 @@ def _holm(p: pd.Series, least: int = 0) -> pd.Series:
 def _contrast(row) -> str:
     if math.isnan(row.p_holm):
         return f"undecided: {row.n} of {max(row.of, CONTRAST_SEEDS)} seeds"
+    if row.low == row.high != 0:
+        return "undecided: every seed differs by the same"  # as copies of one training do
     if row.p_holm >= LEVEL:
         return "undecided: no difference shown"
     return "gains, at this scale" if row.gain > 0 else "loses, at this scale"

@@ -92,6 +92,10 @@ def test_cells_can_be_run_again_in_any_order():
     assert settle("table1", ipython(parameters, exercise)).models == ("vgg19",)
     literals = ipython(parameters, "choices = None", "model = 3", "frame = list(range(model))")
     assert settle("table1", literals).models == ("vgg19",)
+    scratch = ipython(parameters, SETTLE.replace("'table1'", "'figure1'"), "x = 3")
+    assert settle("table1", scratch).models == ("vgg19",)
+    with pytest.raises(ValueError, match=r"'model' .did you mean 'models'"):
+        settle("table1", ipython(parameters.replace("models", "model"), "# settle(", "x = 3"))
     together = ipython(parameters, f"models = ['resnet50']\n{SETTLE}")
     assert settle("table1", together).models == ("resnet50",)
     settled = ipython(parameters.replace("models", "model"), exercise, parameters, exercise)

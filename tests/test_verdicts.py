@@ -170,6 +170,19 @@ def test_your_own_accuracies_are_decided_by_the_same_test():
     ]
 
 
+def test_a_training_without_an_accuracy_leaves_its_pairs_out():
+    base, lost = [81.2, 80.9, 81.4, 81.0, 81.1, 80.7], [math.nan, 81.9, 82.3, 82.2, 81.8, 81.4]
+    found = fredist.decide({"base": base, "a": lost, "b": lost[:2] + [math.nan] * 4}).T
+    beside = fredist.decide({"base": base[1:], "a": lost[1:]}).T
+    assert found.a[["n", "gain", "p", "verdict"]].equals(beside.a[["n", "gain", "p", "verdict"]])
+    assert found.b[["n", "verdict"]].tolist() == [1, "undecided: 1 of 6 seeds"]
+
+
+def test_copies_of_one_training_decide_nothing():
+    found = fredist.decide({"base": [80.1] * 5, "uniform": [80.8] * 5})
+    assert found.verdict["uniform"] == "undecided: every seed differs by the same"
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
