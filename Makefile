@@ -7,8 +7,11 @@ OPTIONS := PROFILE DATASETS MODELS TEMPLATES WIDTHS SEEDS DEVICE MINUTES TRAIN R
 
 # A misspelt option would be hours of another choice: an error, before anything starts.
 given := $(foreach name,$(.VARIABLES),$(if $(filter command,$(origin $(name))),$(name)))
-unknown := $(filter-out $(OPTIONS) VENV PYTHON TORCH ARGS SHELL MAKEFLAGS,$(given))
-$(if $(unknown),$(error expected options among $(OPTIONS) (of setup: VENV PYTHON TORCH), got $(unknown)))
+goals := $(or $(MAKECMDGOALS),help)
+takes := $(if $(filter $(NOTEBOOKS) paper,$(goals)),$(OPTIONS)) $(if $(filter data,$(goals)),DATASETS) \
+	$(if $(filter lock lab test test-slow test-setup bench coverage gpu-check,$(goals)),ARGS)
+unknown := $(filter-out $(takes) VENV PYTHON TORCH SHELL MAKEFLAGS,$(given))
+$(if $(unknown),$(error expected options among $(strip $(takes) (of setup: VENV PYTHON TORCH)), got $(unknown)))
 
 # Values may hold spaces and quotes. What is given empty (SEEDS=) is passed on, and is an error there.
 quote = '$(subst ','\'',$1)'

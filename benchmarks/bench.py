@@ -7,6 +7,7 @@ network's numbers are kept as records; a table and a plot are drawn from them.
 """
 
 import argparse
+import os
 import subprocess
 import sys
 import time
@@ -48,8 +49,9 @@ class Side:
 
     def __init__(self, side, profile, model, template):
         command = [sys.executable, HERE / "side.py", side, profile, model, template]
+        how = {"env": os.environ | {"PYTHONPATH": str(HERE.parent)}, "text": True}
         pipe = subprocess.PIPE
-        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, text=True)
+        self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, **how)
 
     def begin(self, order, seconds):
         """Let it time without waiting for it."""
@@ -215,14 +217,17 @@ def main() -> None:
             for cell in cells:
                 if not {(cell, "training"), (cell, "evaluation")} <= known.keys():
                     keep(runs[cell], cell, jobs, asked, device, sweep)
+    measured = there()
     rows = [
         {"order": order, "model": cell.model, "template": cell.template, **record.results}
-        for (cell, order), record in there().items()
+        for (cell, order), record in measured.items()
     ]
     if not rows:
         sys.exit("nothing has been measured on this device: call again with --train")
     where = f"profile {asked.profile}, {device_name(device)}, PyTorch {torch.__version__}"
     show(pd.DataFrame(rows), figures_folder() / asked.profile, where)
+    days = sorted(record.finished.date().isoformat() for record in measured.values())
+    print(f"measured from {days[0]} to {days[-1]}; --remeasure takes all again")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -11,7 +12,7 @@ from .checks import check_choice, check_choices, check_number
 from .data import DATASETS, at_hand, load
 from .notebook import CHOICES, execute, lab, parameters_of, publish
 from .paper import EXPERIMENTS, Choices, choose
-from .paths import NOTEBOOKS, figures_folder, in_checkout, need_checkout
+from .paths import NOTEBOOKS, figures_folder, need_checkout
 from .progress import bar, readable
 from .recipes import PROFILES, differences
 from .records import Store
@@ -63,37 +64,43 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     check_number("minutes", 1 if minutes is None else minutes, above=True)
     if remeasure and train is False:
         raise ValueError("expected --remeasure or --no-train, got both")
+    here = choices.device in (None, *DEVICES)  # else it is what a device elsewhere has measured
+    if (train or remeasure) and not here:
+        raise ValueError(
+            f"expected cpu or cuda as device to make what is missing, got {choices.device}"
+        )
     need_checkout("the notebooks")  # and with that, all is checked
-    known = parameters_of(name)
-    profile, kind = choices.profile, choices.device if choices.device in DEVICES else None
-    making = profile.trains or not choices.experiment.trained if train is None else train
-    making = making and choices.device == kind  # not what a device elsewhere measures
-    jobs = choices.runs()
-    if making and choices.experiment.measured:
+    profile, runs, measured = choices.profile, choices.runs(store), []
+    making = here and (profile.trains or not choices.experiment.trained if train is None else train)
+    if (making or remeasure) and choices.experiment.measured:
         from .measure import measurements  # needs PyTorch
 
-        jobs += measurements(choices)
-    jobs = dict.fromkeys(jobs)
-    missing = [job for job in jobs if not store.find(job, choices.device)]
-    making = making and (missing or remeasure)
+        measured = measurements(choices)
+    elif remeasure:
+        print(f"{name} measures nothing: --remeasure plays no part")
+        remeasure = False
+    missing = [run for run in runs if not store.find(run, choices.device)]
+    jobs = dict.fromkeys([*(runs if making else ()), *measured])
+    lacking = [job for job in jobs if not store.find(job, choices.device)]
+    known = parameters_of(name)
     # What was not given is None, whatever the committed notebook shows.
     own = {"profile": choices.profile_name, "train": False}
-    own |= {one: getattr(choices, one) for one in CHOICES if given[one] is not None}
+    chosen = {one: getattr(choices, one) for one in CHOICES if given[one] is not None}
+    own, typed = own | chosen, "".join(map(_typed, chosen, chosen.values()))
     show, failed = partial(_show, choices, {one: own.get(one) for one in known}), {}
-    if not making or len(missing) < len(jobs):
-        failed |= show()
-    if making:
-        if auto and profile.protocol:
+    if not lacking or len(lacking) < len(jobs):
+        failed = show()
+    if lacking or remeasure:
+        if auto and profile.protocol and making:
             print("Training by the paper's protocol, the longest. Shorter, with what they change:")
             for other in (one for one in PROFILES if not PROFILES[one].protocol):
                 said = "; ".join(
                     differences(PROFILES[other], choices.experiment.kinds[0], choices.models)
                 )
-                print(f"  make {name} PROFILE={other}  # {said}", flush=True)
-        failed |= _make(choices, jobs, minutes=minutes, remeasure=remeasure)
-        failed |= show()
-    elif missing and train is None:
-        how = f"make {name} PROFILE={choices.profile_name} TRAIN=1"
+                print(f"  make {name} PROFILE={other}{typed}  # {said}", flush=True)
+        failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure) | show()
+    if missing and train is None and here and not making:
+        how = f"make {name} PROFILE={choices.profile_name}{typed} TRAIN=1"
         print(f"{len(missing)} runs are missing, and are trained only if asked: {how}")
     _name_better(choices)
     return failed
@@ -103,11 +110,17 @@ def _choose(name: str, given: dict) -> Choices:
     """Return the checked choices; what the experiment has no use for is said, and left out."""
     given |= {"datasets": _fitting(name, given["datasets"])}
     given |= {"profile": choose(name, **given).profile_name}
-    known = parameters_of(name) if in_checkout() else CHOICES
+    known = EXPERIMENTS[name].choices
     for one in [one for one in CHOICES if given[one] is not None and one not in known]:
         print(f"{name} has no {one} to choose from: --{one} plays no part")
         given[one] = None
     return choose(name, **given)
+
+
+def _typed(one: str, chosen: str | Sequence) -> str:
+    """Return a choice as it is typed after `make table1`."""
+    words = chosen if isinstance(chosen, str) else ",".join(map(str, chosen))
+    return f" {one.upper()}={shlex.quote(words)}"
 
 
 def _fitting(name: str, datasets: str | None) -> list[str] | None:
@@ -159,7 +172,7 @@ def _name_better(choices: Choices) -> None:
         before = profiles.index(choices.profile_name) + (dataset not in choices.datasets)
         if best := best_profile(name, dataset, store, profiles[:before]):
             said = f"Better records are at hand, {DATASETS[dataset].label} of the profile {best}"
-            print(f"{said}: make {name} PROFILE={best} DATASETS={dataset}")
+            print(f"{said}: make {name} PROFILE={best} DATASETS={dataset} TRAIN=0")
 
 
 def _make(choices: Choices, jobs, download: bool | None = None, **options) -> dict[str, str]:
@@ -176,9 +189,10 @@ def train(name, minutes, download, **given) -> dict[str, str]:
     choices = _choose(name, given)
     if not choices.experiment.trained:
         raise ValueError(f"expected a table or figure of trained networks, got {name}")
-    runs = choices.runs()
-    failed, store = _make(choices, runs, download, minutes=minutes), Store()
-    print(f"{sum(bool(store.find(run)) for run in runs)} of {len(runs)} runs have a record")
+    failed = _make(choices, choices.runs(Store()), download, minutes=minutes)
+    runs = choices.runs(store := Store())  # their data may have come meanwhile
+    found = sum(bool(store.find(run, choices.device)) for run in runs)
+    print(f"{found} of {len(runs)} runs have a record")
     return failed
 
 

@@ -116,13 +116,24 @@ def make(
             if todo and time.monotonic() < deadline:
                 with suppress(filelock.Timeout), rule():  # time is up while others are timed
                     own = partial(work, wait=wait)
-                    _share(todo, own, at_once, left, failed, total, partial(choose_device, device))
+                    _share(todo, own, at_once, left, failed, total, partial(_check, device))
     if left:
         print(f"time is up: {len(left)} of {total} left; call again to continue", flush=True)
     made = total - len(left) - (len(failed) - unfit)
     same = Counter(map(str, failed))  # words that are several jobs'
     words = {f"{job} ({job.id})" if same[str(job)] > 1 else str(job): failed[job] for job in failed}
     return Outcome(len(jobs), made, len(left), words)
+
+
+def _check(device: str | torch.device | None) -> None:
+    """Refuse to go on with a GPU that is lost: all others would fail as well."""
+    try:
+        choose_device(device)
+    except RuntimeError as error:
+        said = (
+            "the device was lost; what is done is kept, and the same command continues once it is "
+        )
+        raise RuntimeError(f"{said}back: {error.__cause__}") from error
 
 
 def clean() -> None:
@@ -233,7 +244,7 @@ def _share(
             shown.update(whole[job] - counted[job])
             news(job, f"[{total - len(left)}/{total}] {job}: {outcome}")
             if job in failed:
-                check()  # on a GPU that is lost all others would fail as well
+                check()
 
 
 def _make_one(

@@ -1,4 +1,4 @@
-"""The catalogue: which networks, data and options make each table and figure, and what was printed.
+"""The catalogue: which networks, data and options make each table and figure.
 
 One list of choices, checked here, means the same in make, on the command line, in papermill and in
 JupyterLab, for what is trained and for what is shown.
@@ -16,13 +16,12 @@ from .checks import check_choice, check_choices, check_numbers
 from .data import DATASETS, at_hand
 from .networks import FAMILIES, Network, make_network
 from .networks.budget import largest, network_cost
-from .paths import PUBLISHED
 from .recipes import PROFILES, Profile, Setting
 from .runs import Run, make_run, short_hash
 from .templates import TEMPLATES
 
 if TYPE_CHECKING:
-    import pandas as pd
+    from .records import Store
 
 MODELS = tuple(FAMILIES)
 WIDTHS = (1.6, 1.3, 1.0, 0.8, 0.5, 0.25, 0.1, 0.05)  # section 4's width multipliers
@@ -46,6 +45,7 @@ class Experiment:
     heads: Mapping[str, str] = field(default_factory=dict)
     measured: tuple[str, ...] = ()  # "memory", "time"
     kinds: tuple[str, ...] = ("cifar",)  # which of a profile's settings train it
+    whole: bool = False  # of all networks and seeds, whatever is chosen elsewhere
 
     @property
     def trained(self) -> bool:
@@ -67,9 +67,23 @@ class Experiment:
         """Whether it shows several widths, of which a profile may have a part."""
         return len(self.widths) > 1
 
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """What there is to choose; the claims are of all networks and seeds."""
+        several = not self.whole and len(self.templates) > 1
+        has = {
+            "datasets": self.trained,
+            "models": not self.whole,
+            "templates": several,
+            "widths": several and (self.curves or not self.trained),
+            "seeds": self.trained and not self.whole,
+            "device": self.trained or bool(self.measured),
+        }
+        return tuple(one for one in has if has[one])
 
-def _curves(title: str, *measured: str) -> Experiment:
-    return Experiment(title, widths=WIDTHS, datasets=_CIFAR, measured=measured)
+
+def _curves(title: str, *measured: str, whole: bool = False) -> Experiment:
+    return Experiment(title, widths=WIDTHS, datasets=_CIFAR, measured=measured, whole=whole)
 
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
@@ -94,7 +108,7 @@ EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
             datasets=_CIFAR,
             kinds=("macs", "params"),
         ),
-        "claims": _curves("The paper's claims", "memory", "time"),
+        "claims": _curves("The paper's claims", "memory", "time", whole=True),
     }
 )
 
@@ -169,11 +183,18 @@ class Choices:
             head=self.experiment.heads.get(cell.model),
         )
 
-    def runs(self) -> list[Run]:
-        """Return all runs: none for what needs no training."""
+    def runs(self, store: "Store | None" = None) -> list[Run]:
+        """Return all runs: none for what needs no training.
+
+        Of data that are neither known by a fingerprint nor at hand, it is that of a store's runs.
+        """
         if not self.experiment.trained:
             return []
-        return [self.run(cell, seed) for cell in self.cells() for seed in self.seeds_of(cell)]
+        cells = [(cell, seed) for cell in self.cells() for seed in self.seeds_of(cell)]
+        known = {one: data.fingerprint(one) for one in self.datasets}
+        if store is not None:
+            known = {one: known[one] or store.fingerprint(one) for one in known}
+        return [self.run(*key, fingerprint=known[key[0].dataset]) for key in cells]
 
     def network(self, cell: Cell) -> Network:
         """Return the network whose costs are shown: on curves as trained, else as the paper has it.
@@ -267,6 +288,9 @@ def choose(
     if device is not None:
         if not isinstance(device, str) or not device.strip():
             raise TypeError(f"expected cpu, cuda or a device's name as device, got {device!r}")
+        if re.fullmatch(r"(cpu|cuda):\d+", device):  # records are of a kind or a name
+            said = "expected cpu, cuda or a device's name as device; CUDA_VISIBLE_DEVICES chooses"
+            raise ValueError(f"{said} one of several, got {device!r}")
         words.append(re.sub(r"\W+", "_", device))
     suffix = "".join(f"-{word}" for word in words)
     if len(suffix) > 120:  # no file system takes names of any length
@@ -308,43 +332,3 @@ def _datasets(name: str, datasets) -> tuple[str, ...] | None:
         said = f"expected data sets from {', '.join(experiment.datasets)} for {name}"
         raise ValueError(f"{said}, got {', '.join(other)}")
     return tuple(given)
-
-
-# What each printed number is, very likely (NOTES, section 5): the quantity of ours that was taken
-# in the same way stands beside it.
-_LIKE = {
-    (1, "accuracy_percent"): "top1_best",
-    (2, "accuracy_percent"): "train_top1_best",
-    (2, "params_millions"): "params_millions",
-    (3, "params_millions"): "params_millions",
-    (3, "memory_gb_per_batch"): "memory_code_gb",
-    (3, "inference_ms_per_batch"): "time_code_16_ms",
-}
-
-
-def published(table: int) -> "pd.DataFrame":
-    """Return the paper's numbers of a table, one row each, doubtful ones marked.
-
-    `quantity` is the name of what we measure in the same way. A number is doubtful where the
-    paper's text can be read in more than one way.
-
-    Examples
-    --------
-    >>> published(1).query("model == 'vgg19' and template == 'quadratic'").value.tolist()
-    [94.18, 73.55]
-    """
-    import pandas as pd
-
-    wide = pd.read_csv(PUBLISHED / f"table{table}.csv")
-    keys = [column for column in wide.columns if column not in TEMPLATES]
-    rows = wide.melt(keys, list(TEMPLATES), "template", "value")
-    doubtful = pd.read_csv(PUBLISHED / "doubtful.csv").query("table == @table")
-    if "quantity" not in rows:
-        rows["quantity"] = "accuracy_percent"
-    on = [c for c in ("dataset", "model", "template", "quantity") if c in rows]
-    rows = rows.merge(doubtful[on].assign(doubtful=True), how="left", on=on)
-    rows["doubtful"] = rows["doubtful"].eq(True)
-    rows["quantity"] = [_LIKE[table, quantity] for quantity in rows["quantity"]]
-    if "dataset" not in rows:
-        rows["dataset"] = "tiny-imagenet" if table == 2 else ""
-    return rows[["dataset", "model", "template", "quantity", "value", "doubtful"]]

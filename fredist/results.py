@@ -9,7 +9,8 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from .paper import Cell, Choices, published
+from .paper import Cell, Choices
+from .printed import published
 from .records import Record, Store
 from .runs import COMPUTED, MEASUREMENT_VERSION, canonical
 

@@ -114,6 +114,23 @@ def test_a_near_miss_of_an_option_is_an_error_before_anything_runs(make, word):
     assert re.search(rf"expected options among PROFILE .* SEEDS .*, got {word}\.", ran.stderr)
 
 
+@pytest.mark.parametrize(
+    ("target", "given", "takes"),
+    [
+        ("bench", "MODELS=vgg19", "ARGS"),
+        ("data", "MODELS=vgg19", "DATASETS"),
+        ("publish", "PROFILE=small", ""),
+        ("setup", "ARGS=--quiet", ""),
+        ("table1", "ARGS=--seeds 0", " ".join(OPTIONS)),
+    ],
+)
+def test_what_a_target_does_not_take_is_an_error(make, target, given, takes):
+    calls, ran = make(target, given)
+    assert not calls
+    said = f"expected options among {takes} (of setup: VENV PYTHON TORCH)".replace("  ", " ")
+    assert f"{said}, got {given.split('=')[0]}." in ran.stderr
+
+
 @pytest.mark.parametrize("given", ["TRAIN=no", "REMEASURE=", "REMEASURE=yes"])
 def test_a_switch_is_0_or_1(make, given):
     calls, ran = make("table3", given)

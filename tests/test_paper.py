@@ -5,7 +5,9 @@ import json
 import pytest
 
 from fredist import paths
-from fredist.paper import EXPERIMENTS, MODELS, WIDTHS, choose, published
+from fredist.notebook import parameters_of
+from fredist.paper import EXPERIMENTS, MODELS, WIDTHS, choose
+from fredist.printed import published
 from fredist.recipes import PROFILES
 from fredist.templates import TEMPLATES
 
@@ -183,3 +185,9 @@ def test_runs_are_of_the_published_networks():
     choices = choose("table1", "paper", models="resnet50", templates="uniform", seeds=0)
     assert {run.network.filters for run in choices.runs()} == {(200,) * 4}
     assert {run.convention for run in choices.runs()} == {"published"}
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_a_notebook_has_the_choices_of_its_experiment(name):
+    own = [one for one in parameters_of(name) if one not in ("profile", "train")]
+    assert own == list(EXPERIMENTS[name].choices)

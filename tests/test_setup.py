@@ -244,7 +244,8 @@ def ready(tmp_path):
     venv = tmp_path / "venv"
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
     (site,) = venv.glob("lib/python*/site-packages")
-    write(site / "fredist.py")
+    for name in ("fredist", "torch", "torchvision"):
+        write(site / f"{name}.py")
     stamp = {"venv": str(venv), "torch": "default", "python": sys._base_executable}
     for name, path in (("lock", setup_env.LOCK), ("project", setup_env.PROJECT)):
         stamp[name] = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -271,6 +272,12 @@ def test_an_interpreter_by_another_name_rebuilds_nothing(ready, tmp_path):
     assert "nothing to do" in said_on_a_full_disk(ready, sys.executable)
     asked = said_on_a_full_disk(ready, sys.executable, "--python", sys.executable)
     assert "GB free for" in asked
+
+
+def test_an_environment_whose_torch_is_gone_is_not_ready(ready):
+    assert "nothing to do" in said_on_a_full_disk(ready, sys.executable)
+    next(ready.glob("lib/python*/site-packages/torch.py")).unlink()
+    assert "GB free for" in said_on_a_full_disk(ready, sys.executable)
 
 
 def test_an_environment_that_a_new_python_has_broken_is_not_ready(ready):

@@ -158,8 +158,9 @@ def build(venv, kind):
 
 
 def works(venv):
-    """Return whether the venv's Python finds fredist: not after the system's became another."""
-    ask = "import importlib.util as u; raise SystemExit(not u.find_spec('fredist'))"
+    """Return whether the venv's Python finds what it needs: not after the system's has changed."""
+    ask = "from importlib.util import find_spec as f; "
+    ask += "raise SystemExit(not all(map(f, ('fredist', 'torch', 'torchvision'))))"
     try:
         return not subprocess.call([str(venv / "bin" / "python"), "-I", "-c", ask])
     except OSError:
