@@ -10,14 +10,13 @@ from functools import partial
 
 from .checks import check_choice, check_choices, check_number
 from .data import DATASETS, at_hand, load
-from .notebook import CHOICES, execute, lab, parameters_of, publish
-from .paper import EXPERIMENTS, Choices, choose
+from .notebook import CHOICES, check_device, execute, lab, parameters_of, publish
+from .paper import DEVICES, EXPERIMENTS, Choices, choose
 from .paths import NOTEBOOKS, figures_folder, need_checkout
 from .progress import bar, readable
 from .recipes import PROFILES, differences
 from .records import Store
 
-DEVICES = ("cpu", "cuda")
 _SWITCH = {"action": argparse.BooleanOptionalAction}
 _LIST = {"help": "names or numbers separated by commas; by default all"}
 _OPTIONS = {f"--{one}": _LIST for one in CHOICES} | {
@@ -59,8 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     """Show a table or figure: at once what there is, and again when what is missing is made."""
     auto = given["profile"] == "auto"
-    choices, store = _choose(name, given), Store()
-    check_choice("device", choices.device or "cpu", (*DEVICES, *store.devices()))
+    choices, store = _choose(name, given, shown=train is False), Store()
+    check_device(choices)
     check_number("minutes", 1 if minutes is None else minutes, above=True)
     if remeasure and train is False:
         raise ValueError("expected --remeasure or --no-train, got both")
@@ -70,8 +69,9 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
             f"expected cpu or cuda as device to make what is missing, got {choices.device}"
         )
     need_checkout("the notebooks")  # and with that, all is checked
-    profile, runs, measured = choices.profile, choices.runs(store), []
+    profile, measured = choices.profile, []
     making = here and (profile.trains or not choices.experiment.trained if train is None else train)
+    runs = choices.runs(store, making=bool(making))
     if (making or remeasure) and choices.experiment.measured:
         from .measure import measurements  # needs PyTorch
 
@@ -106,14 +106,25 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     return failed
 
 
-def _choose(name: str, given: dict) -> Choices:
-    """Return the checked choices; what the experiment has no use for is said, and left out."""
+def _choose(name: str, given: dict, shown: bool = False) -> Choices:
+    """Return the checked choices; what the experiment has no use for is said, and left out.
+
+    Where they are only `shown`, a data set counts as present if there are records of it.
+    """
     given |= {"datasets": _fitting(name, given["datasets"])}
     given |= {"profile": choose(name, **given).profile_name}
     known = EXPERIMENTS[name].choices
     for one in [one for one in CHOICES if given[one] is not None and one not in known]:
         print(f"{name} has no {one} to choose from: --{one} plays no part")
         given[one] = None
+    if shown and given["datasets"] is None and EXPERIMENTS[name].trained:
+        store = Store()
+
+        def recorded(one: str) -> bool:
+            part = choose(name, **given | {"datasets": [one]})
+            return any(map(store.find, part.runs(store, making=False)))
+
+        given["datasets"] = list(choose(name, **given, present=recorded).datasets)
     return choose(name, **given)
 
 

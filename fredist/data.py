@@ -22,7 +22,7 @@ import numpy as np
 
 from . import readers
 from .checks import check_choice, check_integer
-from .paths import cache_folder, data_folder, write_whole
+from .paths import cache_folder, clear, data_folder, write_whole
 from .readers import DataError
 
 if TYPE_CHECKING:  # data sets are named where no torch is needed
@@ -152,7 +152,10 @@ def at_hand(name: str, folder: Folder = None) -> bool:
 
 
 def _download(info: Info, target: Path, progress: Progress) -> None:
-    """Fetch an official archive into memory, 250 MB at most, and keep it if it is the right one."""
+    """Fetch an official archive into memory, 250 MB at most, and keep it if it is the right one.
+
+    torchvision's own unpacks beside it and leaves half a file; pooch is a package for these lines.
+    """
     try:
         with urllib.request.urlopen(info.url, timeout=TIMEOUT) as response:
             size = int(response.headers.get("Content-Length") or 0)
@@ -160,6 +163,7 @@ def _download(info: Info, target: Path, progress: Progress) -> None:
             content = b"".join(progress(chunks, -(-size >> 20) or None, "download, MiB"))
         if (found := readers.md5(content)) != info.md5:  # a short body too
             raise OSError(f"{len(content)} bytes of MD5 sum {found}, which should be {info.md5}")
+        clear(target.parent)
         write_whole(target, content)
     except (OSError, HTTPException) as error:
         raise DataNotFound(
@@ -221,6 +225,7 @@ def _read_cache(file: Path, *names: str) -> list | None:
 def _write_cache(file: Path, values: dict) -> None:
     """Keep a decoded set; where that cannot be, warn and go on."""
     np.savez(content := io.BytesIO(), **values)
+    clear(file.parent)
     try:
         write_whole(file, content.getbuffer())
     except OSError as error:

@@ -7,16 +7,16 @@ import re
 import signal
 import sys
 import tempfile
-import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from subprocess import DEVNULL, PIPE, Popen, TimeoutExpired
 
 from .checks import check_choice, check_flag
-from .paper import EXPERIMENTS, Choices, choose
-from .paths import NOTEBOOKS, ROOT, make_absolute, need_checkout, write_whole
+from .paper import DEVICES, EXPERIMENTS, Choices, choose
+from .paths import NOTEBOOKS, ROOT, clear, make_absolute, need_checkout, write_whole
 from .progress import PLAIN
+from .records import Store
 
 CHECKED = "# NBVAL_CHECK_OUTPUT"  # how cells begin whose output is the same each time
 EXPLORE = ROOT / "explore"  # ignored by git
@@ -60,7 +60,15 @@ def settle(name: str, namespace: Mapping) -> Choices:
             check_choice("parameter", one, PARAMETERS if names is cells[0] else cells[0])
     given = {one: namespace[one] for one in PARAMETERS if one in namespace}
     check_flag("train", given.pop("train", False))
-    return choose(name, **given)
+    choices = choose(name, **given)
+    check_device(choices)
+    return choices
+
+
+def check_device(choices: Choices) -> None:
+    """Refuse to show what was made on a device that no record names."""
+    if choices.device not in (None, *DEVICES):
+        check_choice("device", choices.device, (*DEVICES, *Store().devices()))
 
 
 def _assigned(source: str) -> list[str] | None:
@@ -98,10 +106,7 @@ def execute(source: Path, target: Path, parameters: Mapping | None = None, **var
     has, in the folder of `source`, with `variables` in its environment. Ctrl-C ends it. A
     `RuntimeError` names the cell that failed, and what was at `target` stays.
     """
-    for path in target.parent.glob(".*.tmp"):  # a killed process was writing; a living one's is new
-        with suppress(OSError):
-            if time.time() - path.stat().st_mtime > 3600:
-                path.unlink()
+    clear(target.parent)
     with tempfile.TemporaryDirectory(prefix="fredist-") as scratch:
         output = Path(scratch) / "executed.ipynb"
         command = [sys.executable, "-c", _PAPERMILL, source.name, output, "--kernel", "python3"]

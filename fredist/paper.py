@@ -5,11 +5,10 @@ JupyterLab, for what is trained and for what is shown.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING
 
 from . import data
 from .checks import check_choice, check_choices, check_numbers
@@ -17,13 +16,12 @@ from .data import DATASETS, at_hand
 from .networks import FAMILIES, Network, make_network
 from .networks.budget import largest, network_cost
 from .recipes import PROFILES, Profile, Setting
+from .records import Store
 from .runs import Run, make_run, short_hash
 from .templates import TEMPLATES
 
-if TYPE_CHECKING:
-    from .records import Store
-
 MODELS = tuple(FAMILIES)
+DEVICES = ("cpu", "cuda")
 WIDTHS = (1.6, 1.3, 1.0, 0.8, 0.5, 0.25, 0.1, 0.05)  # section 4's width multipliers
 OWN_DATASETS = ("cifar10", "cifar100", "tiny-imagenet")  # those that the paper prints numbers of
 _CIFAR = ("cifar10", "cifar100", "digits")
@@ -183,17 +181,18 @@ class Choices:
             head=self.experiment.heads.get(cell.model),
         )
 
-    def runs(self, store: "Store | None" = None) -> list[Run]:
+    def runs(self, store: Store | None = None, *, making: bool = True) -> list[Run]:
         """Return all runs: none for what needs no training.
 
         Of data that are neither known by a fingerprint nor at hand, it is that of a store's runs.
+        Where nothing is made, data at hand are not asked: they may have to be decoded.
         """
         if not self.experiment.trained:
             return []
         cells = [(cell, seed) for cell in self.cells() for seed in self.seeds_of(cell)]
-        known = {one: data.fingerprint(one) for one in self.datasets}
+        known = {one: data.fingerprint(one) if making else "" for one in self.datasets}
         if store is not None:
-            known = {one: known[one] or store.fingerprint(one) for one in known}
+            known |= {one: store.fingerprint(one) or known[one] for one in known if not known[one]}
         return [self.run(*key, fingerprint=known[key[0].dataset]) for key in cells]
 
     def network(self, cell: Cell) -> Network:
@@ -238,11 +237,12 @@ def choose(
     widths: Sequence[float] | str | None = None,
     seeds: Sequence[int] | str | None = None,
     device: str | None = None,
+    present: Callable[[str], bool] = at_hand,
 ) -> Choices:
     """Return the checked choices of an experiment; None is all of the paper's or the profile's.
 
     "auto" is the paper's protocol with a CUDA device, else smoke. Only where no data set is named
-    does a profile that has fallbacks (smoke) take one that is at hand.
+    does a profile that has fallbacks (smoke) take one that is `present`: by default, at hand.
 
     Raises
     ------
@@ -269,7 +269,7 @@ def choose(
         "seeds": tuple(sorted(check_numbers("seeds", seeds, int) or ())),
     }
     defaults = {
-        "datasets": _at_hand(usual, own) if experiment.trained else (),
+        "datasets": _present(usual, own, present) if experiment.trained else (),
         "models": part.get("models") or experiment.models,
         "templates": experiment.templates,
         "widths": part.get("widths") or experiment.widths,
@@ -314,12 +314,12 @@ def resolve_profile(name: str = "auto") -> str:
     return check_choice("profile", name, ("auto", *PROFILES))
 
 
-def _at_hand(names: Sequence[str], profile: Profile) -> tuple[str, ...]:
-    """Return data sets, or of those that are not at hand what the profile falls back on."""
+def _present(names: Sequence[str], profile: Profile, present: Callable) -> tuple[str, ...]:
+    """Return data sets, or of those that are not present what the profile falls back on."""
     chosen = []
     for name in names:
         places = (name, *profile.fallbacks.get(name, ()))
-        chosen.append(next((place for place in places if at_hand(place)), name))
+        chosen.append(next(filter(present, places), name))
     return tuple(dict.fromkeys(chosen))
 
 

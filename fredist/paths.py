@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -94,6 +95,14 @@ def make_absolute() -> None:
     """Settle every folder that the environment names, before a child runs somewhere else."""
     for name in ("CACHE", "DATA", "RUNS", "FIGURES", "LOCKS"):
         folder(f"FREDIST_{name}", Path)
+
+
+def clear(folder: Path) -> None:
+    """Remove what killed processes were writing there; what a living one writes is newer."""
+    for path in folder.glob(".*.tmp"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.stat().st_mtime > 3600:
+                path.unlink()
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

@@ -233,9 +233,10 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
             datasets=("cifar10",),
             trains=False,
         ),
-        # Minutes on two CPU cores. Widths at which no layer has fewer than four filters, so few
-        # images that only a small batch makes enough steps, and epochs after which each network has
-        # learnt the digits: at least 80% of them were right.
+        # Minutes on two CPU cores. Widths at which no layer of Tables 1 and 2 has fewer than four
+        # filters (the narrowest of the curves and of equal budgets have one or two), so few images
+        # that only a small batch makes enough steps, and epochs after which each network has learnt
+        # the digits: at least 80% of them were right.
         "smoke": _profile(
             "a few minutes' rehearsal",
             {

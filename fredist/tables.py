@@ -1,6 +1,7 @@
 """The paper's tables: pivots of `results.collect`, each number beside the one published."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from itertools import product
 
 import pandas as pd
@@ -9,6 +10,7 @@ from . import networks
 from .data import DATASETS
 from .networks import FAMILIES
 from .paper import OWN_DATASETS, Choices
+from .recipes import PROFILES
 from .report import Table, best_profile, provenance, save, say_text  # noqa: F401 - for notebooks
 from .runs import COMPUTED
 from .templates import TEMPLATES
@@ -187,6 +189,22 @@ def _cell(row, digits: int) -> str:
     between = f" [{row.low:,.{digits}f}–{row.high:,.{digits}f}]" if row.low < row.high else ""
     n = f"{row.n} of {row.of}" if row.n != row.of else row.n
     return f"{row.value:,.{digits}f}{marks}{between}" + (f" ({n})" if row.kind == "trained" else "")
+
+
+def recipes(choices: Choices) -> pd.DataFrame:
+    """Return the author's recipe and, beside it, that of each model's first network on each set.
+
+    Examples
+    --------
+    >>> from fredist.paper import choose
+    >>> recipes(choose("table1", "smoke", datasets="digits", models="vgg19")).loc["epochs"].tolist()
+    [160, 8]
+    """
+    columns = {"the author's": asdict(PROFILES["paper"].cifar.recipe)}
+    for cell in choices.cells():
+        words = filter(None, (cell.model, cell.dataset, cell.like))
+        columns.setdefault(", ".join(words), asdict(choices.run(cell, 0, fingerprint="").recipe))
+    return pd.DataFrame(columns).rename_axis("field")
 
 
 def departures() -> Table:

@@ -14,9 +14,9 @@ import nbformat
 import pytest
 
 from fredist import paths
-from fredist.__main__ import main
-from fredist.notebook import CHECKED, PARAMETERS
-from fredist.paper import choose
+from fredist.__main__ import _choose, main
+from fredist.notebook import CHECKED, CHOICES, PARAMETERS
+from fredist.paper import EXPERIMENTS, choose
 from fredist.records import Store
 from fredist.results import collect
 
@@ -307,3 +307,14 @@ def test_jupyterlab_opens_copies(run, source):
     assert finished(run("lab", "--version"))[0] == 0
     copy, committed = (source / place / "table1.ipynb" for place in ("explore", "notebooks"))
     assert copy.read_bytes() == committed.read_bytes()
+
+
+@pytest.mark.parametrize("name", [name for name, one in EXPERIMENTS.items() if one.trained])
+def test_what_has_records_is_shown_without_the_data(name, monkeypatch, tmp_path):
+    """A rehearsal of each ships; where nothing may be trained, nothing stands in for it."""
+    monkeypatch.setenv("FREDIST_DATA", str(tmp_path))
+    given = dict.fromkeys(CHOICES) | {"profile": "smoke"}
+    choices = _choose(name, given, shown=True)
+    frame = collect(choices, Store([paths.RESULTS]))
+    shipped = frame[(frame.quantity == "top1_last") & (frame.kind == "trained")].n.gt(0)
+    assert shipped.all()

@@ -59,6 +59,7 @@ def test_choices_are_what_the_parameters_say_however_they_are_passed():
         ("epochs = 3", "unknown parameter 'epochs'; choose from profile, datasets, models"),
         ("train = 1", "True or False as train, got 1"),
         ("device = 0", "device"),
+        ("device = 'gpu'", "unknown device 'gpu'.*choose from cpu, cuda"),
         ("seeds = []", "at least one of seeds"),
         ("models = ['vgg-19']", "did you mean 'vgg19'"),
     ],
@@ -263,3 +264,12 @@ def test_copies_to_explore_are_refreshed_until_the_user_changes_them(tmp_path, m
     (explore / "b.ipynb").rename(explore / "mine.ipynb")
     notebook.copy_notebooks()
     assert (explore / "b.ipynb").read_text() == "second"
+
+
+@pytest.mark.parametrize(
+    "path", sorted(paths.NOTEBOOKS.glob("*.ipynb")), ids=lambda path: path.stem
+)
+def test_a_notebook_ends_with_an_exercise_and_has_no_long_cell(path):
+    cells = nbformat.read(path, as_version=4).cells
+    assert "## Exercise" in cells[-1].source
+    assert max(len(cell.source.splitlines()) for cell in cells) <= 30

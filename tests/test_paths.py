@@ -63,3 +63,13 @@ def test_a_system_that_syncs_no_folders_costs_no_descriptors(tmp_path, monkeypat
         paths.write_whole(tmp_path / "file", text)
     assert len(os.listdir("/proc/self/fd")) == before
     assert (tmp_path / "file").read_text() == "c"
+
+
+def test_what_a_killed_process_was_writing_is_removed_and_not_what_a_living_one_writes(tmp_path):
+    old, new, own = (tmp_path / name for name in (".a.npz.0.tmp", ".b.npz.1.tmp", "c.tmp"))
+    for path in (old, new, own):
+        path.touch()
+        os.utime(path, (0, 0) if path != new else None)
+    paths.clear(tmp_path)
+    assert set(tmp_path.iterdir()) == {new, own}
+    paths.clear(tmp_path / "none")

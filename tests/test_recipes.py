@@ -73,7 +73,7 @@ def test_combinations_that_cannot_be_used_are_errors():
         Recipe(augmentation="resized_crop")
 
 
-def test_smoke_has_no_layer_with_fewer_than_four_filters():
+def test_at_width_1_smoke_has_no_layer_with_fewer_than_four_filters():
     def flat(filters):
         return [f for one in filters for f in (one if isinstance(one, tuple) else [one])]
 

@@ -1,6 +1,7 @@
 """Tables: what their cells and notes say, and how they are shown and saved."""
 
 import io
+import json
 import re
 
 import mistune
@@ -10,7 +11,7 @@ from recording import CPU, GPU, measured, networks, timed, trained
 
 from fredist import paths, tables
 from fredist.networks import make_network
-from fredist.paper import choose
+from fredist.paper import EXPERIMENTS, choose
 from fredist.records import Store
 from fredist.report import Table, plain, to_latex, to_markdown, to_text
 from fredist.results import collect
@@ -269,3 +270,16 @@ def test_a_profile_is_best_only_when_complete_at_seed_0(tmp_path):
     assert tables.best_profile(*asked, Store([tmp_path]), ["paper", "quick"]) is None
     trained(runs[0], tmp_path, 50.0)
     assert tables.best_profile(*asked, Store([tmp_path]), ["paper", "quick"]) == "quick"
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_the_committed_tables_are_those_of_the_shipped_records(name, monkeypatch, tmp_path):
+    monkeypatch.setenv("FREDIST_DATA", str(tmp_path))
+    cells = json.loads((paths.NOTEBOOKS / f"{name}.ipynb").read_text())["cells"]
+    [own] = [c["source"] for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    given = {}
+    exec("".join(own), given)
+    choices = choose(name, **{one: given[one] for one in ("profile", *EXPERIMENTS[name].choices)})
+    shown = tables.TABLES[name](choices, collect(choices, Store([paths.RESULTS])))
+    committed = (paths.ROOT / "paper_figures" / f"{name}{choices.suffix}.md").read_text()
+    assert committed.strip() == "\n".join(map(to_markdown, shown)).strip()

@@ -2,7 +2,9 @@
 
 Run by the Python to build from, with its standard library alone; it parses on Python 3.6, to say
 that this is too old. A stamp marks the folder as ours before anything is in it and is filled in
-last: an interrupted setup is redone, and no folder but our own is ever emptied.
+last: an interrupted setup is redone, and no folder but our own is ever emptied. `uv sync` does the
+middle of this, but has to be installed first, knows no torch of the system's, and reads none of
+pip's settings.
 """
 
 import argparse
