@@ -200,7 +200,8 @@ def train(name, minutes, download, **given) -> dict[str, str]:
     choices = _choose(name, given)
     if not choices.experiment.trained:
         raise ValueError(f"expected a table or figure of trained networks, got {name}")
-    failed = _make(choices, choices.runs(Store()), download, minutes=minutes)
+    print(*(before := Store()).problems, sep="\n", end="\n" * bool(before.problems))
+    failed = _make(choices, choices.runs(before), download, minutes=minutes)
     runs = choices.runs(store := Store())  # their data may have come meanwhile
     found = sum(bool(store.find(run, choices.device)) for run in runs)
     print(f"{found} of {len(runs)} runs have a record")

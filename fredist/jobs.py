@@ -91,13 +91,14 @@ def make(
     kind = None if device is None else named_device(device).type
     clean()
     jobs, failed = list(dict.fromkeys(jobs)), {}
-    left = _missing(jobs, kind, download, remeasure, failed)
+    chosen = cache(lambda: choose_device(device))  # where nothing is trained, none is needed
+    left = _missing(jobs, kind, download, remeasure, failed, chosen)
     total, unfit = len(left), len(failed)
     runs, processes = [job for job in left if isinstance(job, Run)], 1
     if left:
         machine.check_folders()
     if runs:
-        device = choose_device(device)
+        device = chosen()
         processes = min(torch.get_num_threads(), len(runs)) if device.type == "cpu" else 1
         runs = in_order(runs, left, device, processes, deadline)
     measured = sorted((job for job in left if isinstance(job, Measurement)), key=left.get)
@@ -172,7 +173,12 @@ def _progress(checkpoint: Path) -> tuple[int, set[str]]:
 
 
 def _missing(
-    jobs: list[Job], kind: str | None, download: bool, remeasure: bool, failed: dict
+    jobs: list[Job],
+    kind: str | None,
+    download: bool,
+    remeasure: bool,
+    failed: dict,
+    chosen: Callable,
 ) -> dict[Job, int]:
     """Return the jobs to make and their MACs; those that cannot be begun are named in `failed`."""
     sizes, store = {}, Store()
@@ -191,6 +197,8 @@ def _missing(
         found = store.find(job, kind if isinstance(job, Run) else None)
         if found and not (remeasure and isinstance(job, Measurement)):
             continue
+        if isinstance(job, Run):
+            chosen()  # before data are fetched for it
         size = fingerprint(job.dataset) if isinstance(job, Run) else None
         size = size if isinstance(size, Failure) else attempt(_size, job)
         if isinstance(size, Failure):

@@ -228,12 +228,17 @@ class Store:
     """
 
     def __init__(self, folders: str | PathLike | Iterable[str | PathLike] | None = None):
-        folders = (runs_folder(), RESULTS) if folders is None else folders
+        named = folders is not None
+        folders = folders if named else (runs_folder(), RESULTS)
         folders = [folders] if isinstance(folders, str | PathLike) else folders
         self.problems: list[str] = []
         self._records: dict[str, list[Record]] = {}
         for folder in dict.fromkeys(Path(one).resolve() for one in folders):
             other = Counter()
+            if named and not folder.is_dir():
+                self.problems.append(f"expected a folder of records, got {folder}")
+            if any(path.parent.name != "unfinished" for path in folder.glob("*/*.json")):
+                self.problems.append(f"records in folders of {folder} are not read: move them up")
             for path in sorted(folder.glob("*.json")):
                 if path.name.startswith(".") or not path.is_file():
                     continue

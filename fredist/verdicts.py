@@ -164,11 +164,13 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
     return found
 
 
-def decide(accuracies: Mapping[str, Sequence[float]], base: str = "base") -> pd.DataFrame:
+def decide(
+    accuracies: Mapping[str, Sequence[float] | Mapping[int, float]], base: str = "base"
+) -> pd.DataFrame:
     """Return whether templates gain over the original, by accuracies of your own trainings.
 
-    The test is that of `contrasts`. Each has one accuracy for each seed, all the same seeds in the
-    same order, at a cost that you hold equal (`redistribute` with `like="macs"`); nan is one that a
+    The test is that of `contrasts`. Each has one accuracy for each seed, by seed as in `seeds` of
+    `results.collect`, or all the same seeds in the same order, at a cost that you hold equal (`redistribute` with `like="macs"`); nan is one that a
     training did not give, whose pairs are left out. Holm's correction is over the templates given;
     with fewer than five pairs nothing is decided. A gain says that the original's filters are in
     the wrong layers, for these data and this length of training.
@@ -176,7 +178,9 @@ def decide(accuracies: Mapping[str, Sequence[float]], base: str = "base") -> pd.
     Raises
     ------
     ValueError
-        If there is no base, nothing beside it, or another number of accuracies.
+        If there is no base, nothing beside it, or accuracies of other seeds.
+    TypeError
+        If the accuracies are no mapping, or one's are words.
 
     Examples
     --------
@@ -184,21 +188,30 @@ def decide(accuracies: Mapping[str, Sequence[float]], base: str = "base") -> pd.
     >>> decide(own)[["n", "gain", "verdict"]].to_dict("index")
     {'uniform': {'n': 5, 'gain': 0.88, 'verdict': 'gains, at this scale'}}
     """
-    values = {name: [float(one) for one in own] for name, own in accuracies.items()}
+    if not isinstance(accuracies, Mapping):
+        raise TypeError(f"expected accuracies by template's name, got {accuracies!r}")
+    values = {name: _by_seed(name, own) for name, own in accuracies.items()}
     if base not in values or len(values) < 2:
         raise ValueError(f"expected {base!r} and templates beside it, got {', '.join(values)}")
-    counts = {name: len(own) for name, own in values.items()}
-    if len(set(counts.values())) > 1 or not counts[base]:
-        raise ValueError(f"expected as many accuracies of each, one for each seed, got {counts}")
+    seeds = {name: sorted(own, key=str) for name, own in values.items()}
+    if any(own != seeds[base] for own in seeds.values()) or not seeds[base]:
+        raise ValueError(f"expected an accuracy of each for each of the same seeds, got {seeds}")
     rows = {}
     for name, own in values.items():
-        pairs = [ours - theirs for ours, theirs in zip(own, values[base], strict=True)]
+        pairs = [accuracy - values[base][seed] for seed, accuracy in own.items()]
         if name != base:
             rows[name] = _tested([pair for pair in pairs if not math.isnan(pair)] or [math.nan])
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("template")
     found["p_holm"] = _holm(found["p"])
-    found["verdict"] = [_contrast(row) for row in found.assign(of=counts[base]).itertuples()]
+    found["verdict"] = [_contrast(row) for row in found.assign(of=len(seeds[base])).itertuples()]
     return found
+
+
+def _by_seed(name: str, own: Sequence[float] | Mapping[int, float]) -> dict[int, float]:
+    if isinstance(own, str):
+        raise TypeError(f"expected numbers as the accuracies of {name}, got {own!r}")
+    pairs = own.items() if isinstance(own, Mapping | pd.Series) else enumerate(own)
+    return {seed: float(accuracy) for seed, accuracy in pairs}
 
 
 def _tested(pairs: list[float]) -> dict[str, float]:

@@ -176,3 +176,13 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
         write_whole(path, "after")
     assert path.read_text() == "before"
     assert [one.name for one in path.parent.iterdir()] == ["file"]
+
+
+def test_a_folder_that_is_none_and_records_that_are_not_read_are_said(tmp_path, tiny, written):
+    assert Store(tmp_path / "none").problems == [
+        f"expected a folder of records, got {tmp_path / 'none'}"
+    ]
+    path = written(tiny(), folder=tmp_path / "runs" / "theirs")
+    assert "expected a folder" in Store(path).problems[0]
+    [said] = Store(tmp_path / "runs").problems
+    assert said == f"records in folders of {tmp_path / 'runs'} are not read: move them up"

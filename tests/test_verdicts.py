@@ -188,13 +188,24 @@ def test_copies_of_one_training_decide_nothing():
     [
         ({"uniform": [1.0]}, "expected 'base' and templates beside it, got uniform"),
         ({"base": [1.0]}, "expected 'base' and templates beside it, got base"),
-        ({"base": [1.0, 2.0], "uniform": [1.0]}, "as many accuracies of each.*'uniform': 1"),
-        ({"base": [], "uniform": []}, "as many accuracies of each"),
+        ({"base": [1.0, 2.0], "uniform": [1.0]}, r"the same seeds.*'uniform': \[0\]"),
+        ({"base": [], "uniform": []}, "the same seeds"),
+        ({"base": {0: 81.0, 1: 82.0}, "uniform": {1: 81.0, 2: 82.0}}, "the same seeds"),
+        ({"base": "81", "uniform": "82"}, "numbers as the accuracies of base, got '81'"),
+        ([1.0], "accuracies by template's name"),
     ],
 )
 def test_accuracies_that_make_no_pairs_are_an_error(given, words):
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises((ValueError, TypeError), match=words):
         fredist.decide(given)
+
+
+def test_accuracies_by_seed_are_paired_by_seed():
+    base, own = {s: 80.0 + s for s in range(5)}, {s: 81.0 + s + s % 2 / 10 for s in range(5)}
+    listed = fredist.decide({"base": list(base.values()), "uniform": list(own.values())})
+    turned = dict(sorted(own.items(), reverse=True))
+    for one in (own, turned, pd.Series(turned)):
+        assert fredist.decide({"base": base, "uniform": one}).equals(listed)
 
 
 def test_a_contrast_of_fewer_than_five_seeds_decides_nothing():

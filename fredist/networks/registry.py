@@ -38,6 +38,8 @@ def create(model: str, **kwargs) -> nn.Module:
     if config.num_classes >= 0:
         kwargs.setdefault("num_classes", config.num_classes)
     network = make_network(model, **kwargs)
+    if "width" in kwargs:
+        kwargs["width"] = float(kwargs["width"])  # of NumPy's numbers JSON knows none
     built = network.build(**timms)
     # What timm's `save_for_hf` writes beside the weights, to build the network again.
     built._model_args = kwargs | {"output_stride": timms.get("output_stride", 32)}
