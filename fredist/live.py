@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from .batches import ResidentImages
 from .coupled import sources
 from .coupled.plan import Papers, Traced
-from .coupled.redistribute import memory_of
+from .coupled.redistribute import TooLarge, memory_of
 from .coupled.redistribution import Redistribution
 from .data import DATASETS, load, subset
 from .device import choose_device, numerics
@@ -50,7 +50,8 @@ def trace(state: State, report: Callable) -> Traced:
 def search(task: tuple[State, Papers | Traced], report: Callable) -> tuple[float, float | None]:
     """Return the width at which a network fits a budget that is slow to take, and the budget.
 
-    A budget of time is searched as `measure` takes times: on the same device and threads.
+    A budget of time is searched as `measure` takes times: on the same device and threads, among the
+    widths that are not too large. Where the original is, a `ValueError` says so.
     """
     state, known = task
     if state.by != "latency":
@@ -93,7 +94,7 @@ def _check_size(found: Redistribution, what: str, *, original: bool = False) -> 
         sizes["params"] = max(sizes["params"], found.params[0])
     for name, most in TOO_LARGE.items():
         if sizes[name] > most:
-            raise ValueError(
+            raise TooLarge(
                 f"expected at most {most:,} {name} to be {what} here, got {sizes[name]:,}"
             )
 

@@ -197,17 +197,22 @@ def test_scores_are_taken_from_what_a_network_returns_beside_them_or_it_is_refus
 
 
 def test_a_search_by_time_runs_as_times_are_measured_and_builds_nothing_too_large(monkeypatch):
+    """Widths that are too large are left out, though the time would allow them."""
     monkeypatch.setattr(live, "TOO_LARGE", {"params": 4_000_000, "macs": 50_000_000_000})
-    state, threads = State("mobilenet", "base", "latency"), set()
+    state, threads = State("mobilenet", "base", "latency", 50.0), set()
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     seen = register_module_forward_hook(lambda *_: threads.add(torch.get_num_threads()))
     try:
-        with pytest.raises(ValueError, match="at most 4,000,000 params to be timed here, got 1"):
+        width, _ = live.search((state, state.known()), lambda *news: None)
+        monkeypatch.setitem(live.TOO_LARGE, "params", 3_000_000)
+        with pytest.raises(ValueError, match="at most 3,000,000 params to be timed here, got 3,2"):
             live.search((state, state.known()), lambda *news: None)
     finally:
         seen.remove()
         torch.set_num_threads(before)
+    largest, next_one = (state.study().plan("base", w).params[1] for w in (width, width + 0.05))
+    assert largest <= 4_000_000 < next_one
     assert threads == ({1} if live.choose_device().type == "cpu" else {2})
 
 

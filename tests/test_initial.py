@@ -156,6 +156,34 @@ def test_biases_that_are_set_stay_whatever_their_weight_reads():
     assert 0 < single.abs() <= 0.25
 
 
+@pytest.mark.parametrize("width", [0.75, 1.0, 2.0])
+def test_what_is_set_stays_so_in_another_shape(width):
+    """A forget gate's ones, biases of a part of the filters, identities, also in groups."""
+
+    class Reading(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.grouped = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 32, 3, groups=4)
+            self.linear, self.lstm = nn.Linear(32, 32), nn.LSTM(32, 64, batch_first=True)
+            nn.init.dirac_(self.grouped.weight, 4)
+            nn.init.eye_(self.linear.weight)
+            for own, ones in ((self.stem.bias, [0, 8]), (self.lstm.bias_ih_l0, [64, 128])):
+                nn.init.zeros_(own)
+                nn.init.ones_(own[slice(*ones)])
+
+        def forward(self, images):
+            return self.lstm(self.linear(self.grouped(self.stem(images)).mean(3).mT))[0].mean(1)
+
+    model = redistributed(Reading(), width=width)
+    hidden, first = model.lstm.hidden_size, len(model.stem.bias) // 4
+    assert model.stem.bias.nonzero().flatten().tolist() == list(range(first))
+    assert model.lstm.bias_ih_l0.nonzero().flatten().tolist() == list(range(hidden, 2 * hidden))
+    weight = model.grouped.weight
+    assert len(weight) == 32 * width
+    assert torch.equal(weight, nn.init.dirac_(torch.empty_like(weight), 4))
+    assert torch.equal(model.linear.weight, torch.eye(*model.linear.weight.shape))
+
+
 def test_values_of_depthwise_convolutions_with_multipliers_follow_their_groups():
     """MobileNet's law: of the fans out of each group."""
     wide = nn.Conv2d(32, 64, 3, groups=32), nn.Conv2d(64, 256, 3, groups=64)

@@ -452,6 +452,40 @@ def test_auxiliary_classifiers_are_redistributed_too():
     assert model.redistribution.macs[1] == counter.get_total_flops() // 2
 
 
+class Exits(nn.Module):
+    """In evaluation one exit or the mean of two; in training a third, as costly as one."""
+
+    def __init__(self):
+        super().__init__()
+        self.stem, self.last = nn.Conv2d(3, 16, 3, 2), nn.Conv2d(16, 24, 3)
+        self.twin = nn.Conv2d(16, 24, 3)
+        self.early, self.late, self.third = nn.Linear(16, 10), nn.Linear(24, 10), nn.Linear(24, 10)
+        self.averaged = True
+
+    def forward(self, images):
+        inner = self.stem(images)
+        late = self.late(self.last(inner).mean((2, 3)))
+        if not self.training and not self.averaged:
+            return late
+        early = self.early(inner.mean((2, 3)))
+        if not self.training:
+            return (early.softmax(1) + late.softmax(1)) / 2
+        return self.third(self.twin(inner).mean((2, 3))), early, late
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_macs_are_evaluations_whatever_training_returns(averaged):
+    """Also where no output of training, or another one, costs as much as evaluation's."""
+    given = Exits()
+    given.averaged = averaged
+    model = quietly(given, "reverse", 0.5, image_size=32)
+    assert model.redistribution.filters == (12, 12, 8)
+    sum(scores.sum() for scores in model.train()(torch.rand(2, 3, 32, 32))).backward()
+    with FlopCounterMode(display=False) as counter:
+        model.eval()(torch.rand(1, 3, 32, 32))
+    assert model.redistribution.macs[1] == counter.get_total_flops() // 2
+
+
 @pytest.mark.slow
 def test_googlenets_auxiliary_classifiers_are_redistributed_too():
     model = quietly("torchvision/googlenet", "uniform", 0.2, init_weights=False)

@@ -107,16 +107,16 @@ def test_kernels_stay_and_their_sizes_are_no_channel_counts():
 
     def run(net, x):
         x = net.b(F.interpolate(net.a(x), scale_factor=net.up).flatten(2))
-        x = (x + F.conv1d(x, net.raw, padding=2)).reshape(len(x), net.heads, net.dim_head, -1)
+        x = (x + F.conv1d(x, net.raw, padding=2)).reshape(len(x), net.h, net.dim_head, -1)
         return net.last(x.softmax(-1).flatten(1, 2).mean(2))
 
-    net = Net(run, a=nn.Conv2d(3, 8, 4, 4), b=nn.Conv1d(8, 64, 7, padding=3), heads=8, up=4)
+    net = Net(run, a=nn.Conv2d(3, 8, 4, 4), b=nn.Conv1d(8, 64, 7, padding=3), h=8, up=4)
     net.dim_head, net.raw, net.last = 8, nn.Parameter(torch.rand(64, 64, 5)), nn.Linear(64, 10)
     for width in (0.5, 2.0):
         model = quietly(net, "base", width)
         assert model.redistribution.filters == (8 * width, 64 * width)
         assert (model.b.weight.shape[2], model.raw.shape) == (7, (64 * width, 64 * width, 5))
-        assert (model.heads, model.up, model.dim_head) == (8, 4, 8 * width)
+        assert (model.h, model.up, model.dim_head) == (8, 4, 8 * width)
 
 
 def test_macs_are_those_of_all_outputs_and_contractions():
@@ -140,6 +140,27 @@ def test_macs_are_those_of_all_outputs_and_contractions():
         *([net.auxiliary(net.w)] if net.training else []),
     )
     assert quietly(net).redistribution.macs[0] == flops(net)
+
+
+@pytest.mark.parametrize("batch", [None, "expand", "repeat", "stack"])
+def test_macs_of_what_no_image_is_behind_count_for_each(batch):
+    """Of a learnt weight that is a product; of learnt queries, which may be a batch, too."""
+
+    def run(net, x):
+        x = F.conv2d(net.a(x), (net.u @ net.v).view(24, -1, 3, 3)).flatten(2).mT
+        many = {
+            None: lambda: net.queries,
+            "expand": lambda: net.queries.expand(len(x), -1, -1).clone(),
+            "repeat": lambda: net.queries.repeat(len(x), 1, 1),
+            "stack": lambda: torch.stack([net.queries] * len(x)),
+        }
+        return net.last(F.scaled_dot_product_attention(net.q(many[batch]()), x, x).mean(1))
+
+    net = Net(run, a=conv(3, 16), q=nn.Linear(24, 24), last=nn.Linear(24, 10))
+    for name, shape in (("queries", (5, 24)), ("u", (24, 8)), ("v", (8, 16 * 9))):
+        setattr(net, name, nn.Parameter(torch.rand(shape)))
+    model = quietly(net, "base", 0.5)
+    assert model.redistribution.macs == (flops(net), flops(model))
 
 
 class Raw(nn.Module):
@@ -248,13 +269,27 @@ def test_where_training_cannot_be_traced_evaluation_is_enough():
         return net.head(x * torch.rand(len(x), 1, 1, 1) if net.training else x)
 
     net = Net(run, conv=conv(3, 16), head=head(16), unused=nn.Parameter(torch.ones(16)))
-    assert quietly(net, "base", 2.0).redistribution.filters == (32,)
-    # So it is where a training step does not read all that evaluation does.
+    with pytest.warns(UserWarning, match=r"Tensor on .*; unused keep their shapes") as warned:
+        assert quietly(net, "base", 2.0).redistribution.filters == (32,)
+    assert warned[0].filename == __file__
+
+
+def test_what_evaluation_alone_couples_or_reads_is_coupled():
+    """Though a training step is traced, too, for what evaluation leaves unused."""
+    net = Net(None, conv=conv(3, 16), head=head(16), unused=nn.Parameter(torch.ones(16)))
     net.own = conv(3, 16)
     net.run = lambda net, x: net.head(net.conv(x) + (0 if net.training else net.own(x)))
     model = quietly(net, "base", 2.0)
     assert model.own.out_channels == 32
     assert model.redistribution.macs[1] == flops(model)
+    net.b, net.last = conv(16, 16), head(16)
+
+    def run(net, x):
+        x = net.conv(x)
+        return net.last(net.b(x)) + net.head(x) if net.training else net.last(x + net.b(x))
+
+    net.run = run
+    assert quietly(net, "base", 2.0).redistribution.filters == (32,)
 
 
 def test_the_table_says_what_the_code_adds_to_a_layers_filters():
@@ -270,6 +305,25 @@ def test_the_table_says_what_the_code_adds_to_a_layers_filters():
     said = "a has 24, not 16: its code adds 16; b has 56, not 32: its code adds 48"
     assert (row.after, row.note) == (8, said)
     assert quietly(net).redistribution.rows[0].note == ""
+
+
+def test_the_table_says_what_else_a_convolution_has_than_its_layers_filters():
+    """As where the first ResNets' shortcuts hold how many zeros they fill up with."""
+
+    def run(net, x):
+        x = net.stem(x)
+        return net.head(F.relu(F.pad(x, (0, 0, 0, 0, 0, net.added)) + net.a(x)))
+
+    net = Net(run, stem=conv(3, 16), a=conv(16, 32), head=head(32), added=16)
+    for template, width in (("base", 1.0), ("reverse", 2.0)):
+        model = quietly(net, template, width)
+        own, said = int(16 * width), f"a has {int(32 * width)}: {int(16 * width)} of this layer"
+        rows = model.redistribution.rows
+        assert [(row.after, row.note) for row in rows] == [
+            (own, ""),
+            (own, f"{said}, the rest of others"),
+        ]
+        assert model.a.out_channels == int(32 * width)
 
 
 def test_multiples_stay_multiples_in_groups_and_all_layers_may_be_fixed():

@@ -103,10 +103,11 @@ def reshape(
 ) -> None:
     """Give a newly built model's tensors new shapes, by name, and fresh values, in place.
 
-    Constant tensors stay constant; random ones are drawn from PyTorch's global generator, uniform
-    or normal as they were, with the spread that the model's law gives to the new fans: also a bias
-    of which only the weight changes. Buffers and frozen parameters are kept, or repeated. New
-    groups are among the `integers` that modules are about to hold.
+    Tensors that were set, such as constants or an identity, stay so; random ones are drawn from
+    PyTorch's global generator, uniform or normal as they were, with the spread that the model's law
+    gives to the new fans: also a bias of which only the weight changes. Buffers and frozen
+    parameters are kept, or repeated. New groups are among the `integers` that modules are about to
+    hold.
 
     Raises
     ------
@@ -147,9 +148,8 @@ def find_laws(model: nn.Module) -> dict[tuple[type, str], Law]:
             if tensor is None or (weight := _weight(module, tensor)) is None:
                 continue
             own = weight is tensor
-            if tensor.numel() > (16 if own else 1) and is_random(tensor):
-                if not own and _is_set(tensor):  # such as an identity: it has no spread
-                    continue
+            # What was set, such as an identity, has no spread.
+            if tensor.numel() > (16 if own else 1) and is_random(tensor) and not _is_set(tensor):
                 found[type(module), key].append((_spread(tensor), _fans(module, weight)))
                 if not own:
                     biases.add((type(module), key))
@@ -265,11 +265,39 @@ def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) 
         new = _repeated(f"the frozen parameter {name}", old, shape)
     elif shape == tuple(old.shape):
         new = old * factor  # as random as it was
+    elif is_random(old) and _is_set(old):
+        new = _stretched(old, shape)
     else:
         new = drawn(old, shape, factor)
     new = nn.Parameter(new, old.requires_grad)
     vars(new).update(vars(old))  # timm's marks, such as that it has no weight decay
     return new
+
+
+def _stretched(old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """Return set values in another shape: blocks keep their shares, a diagonal stays one.
+
+    Examples
+    --------
+    >>> _stretched(torch.tensor([0, 0, 1, 1, 0, 0]), (3,)), _stretched(torch.eye(2), (3, 3)).trace()
+    (tensor([0, 1, 0]), tensor(3.))
+    """
+    if old.dim() > 1:
+        inside, new = _diagonal(old.shape), old.new_full(shape, float(old.float().median()))
+        rest = old.detach().clone()
+        rest[inside] = float(old.float().median())
+        if not is_random(rest):  # also one for each gate or group, as nn.init.dirac_ makes them
+            new[_diagonal(shape)] = _stretched(old[inside], (shape[0], *shape[2:]))
+            return new
+    for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
+        old = old.index_select(dim, torch.arange(after, device=old.device) * before // after)
+    return old
+
+
+def _diagonal(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the places of a matrix's diagonal, or of those of squares one below the other."""
+    rows = torch.arange(shape[0])
+    return rows, rows % shape[1]
 
 
 def _repeated(what: str, old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

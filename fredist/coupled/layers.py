@@ -79,7 +79,7 @@ class Layers:
 
     def filters(self, values: Mapping[str, int]) -> tuple[int, ...]:
         """Return the layers' filters for values of the symbols."""
-        return tuple(_part(layer.size, layer.free, values) for layer in self.layers)
+        return tuple(part(layer.size, layer.free, values) for layer in self.layers)
 
 
 def find_layers(channels: Channels) -> Layers:
@@ -95,7 +95,7 @@ def find_layers(channels: Channels) -> Layers:
         if not conv.spatial:
             continue
         if free := tuple(solver.unknown(conv.filters)):
-            filters = _part(conv.filters, free, channels.sizes)
+            filters = part(conv.filters, free, channels.sizes)
             found.append(Layer(conv.name, (), filters, conv.filters, free))
             solver.decide(conv.name, conv.filters, filters)
         # What was decided since the layer before follows from this one.
@@ -176,7 +176,7 @@ class _Solver:
             ratio = Fraction(1)
         if not (free := self.unknown(size)):  # what had to follow first has decided them, too
             return
-        before = _part(size, free, self.original)
+        before = part(size, free, self.original)
         wished = floor(before * ratio + Fraction(1, 2))
         self.decide(name, size, max(1, wished) if before > 0 else wished)
 
@@ -260,7 +260,7 @@ def _rest(size: Size, free: Sequence[str], values: Mapping[str, int]) -> int:
     return evaluate(size, {**values, **dict.fromkeys(free, 0)}) if others else 0
 
 
-def _part(size: Size, free: Sequence[str], values: Mapping[str, int]) -> int:
+def part(size: Size, free: Sequence[str], values: Mapping[str, int]) -> int:
     """Return what the free symbols contribute to an expression."""
     return evaluate(size, values) - _rest(size, free, values)
 

@@ -16,7 +16,7 @@ from ..networks.network import DEFAULTS, check_alone, check_options
 from . import sources
 from .channels import evaluate, symbols
 from .groups import Group, make_groups
-from .layers import Layer, Layers, find_layers
+from .layers import Layer, Layers, find_layers, part
 from .redistribution import Redistribution, Row, as_tuples
 from .trace import trace
 
@@ -180,18 +180,22 @@ def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chan
 
 
 def _out_of_proportion(layer: Layer, after: int, sizes, before, values) -> Iterator[str]:
-    """Say which of a layer's convolutions do not change as it does: code may add a number."""
+    """Say which of a layer's convolutions do not change as it does: code adds, or others share."""
     first = {}
     for name in layer.convs:
         first.setdefault(sizes[name], name)
     for size, name in first.items():
-        if set(symbols(size)) <= set(layer.free):
+        filters, free = evaluate(size, values), [s for s in symbols(size) if s in layer.free]
+        if len(free) == len(symbols(size)):
             ratio = Fraction(evaluate(size, before), layer.filters)
-            filters, wish = evaluate(size, values), ratio * after
+            wish = ratio * after
             if abs(filters - wish) > max(1, ratio):  # what rounding the layer's may make of it
                 added = evaluate(size, dict.fromkeys(layer.free, 0))
                 why = f": its code adds {added}" if added else ""
                 yield f"{name} has {filters}, not {float(wish):.0f}{why}"
+        elif free:
+            own = part(size, free, values)
+            yield f"{name} has {filters}: {own} of this layer, the rest of others"
 
 
 def _solved(units: list[Group], template, width, vertex, rounding) -> list[int]:

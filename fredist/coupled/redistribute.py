@@ -1,5 +1,6 @@
 """Your own network in one line: its filters redistributed, at an equal budget if one is asked."""
 
+import contextlib
 from collections.abc import Callable
 from functools import partial
 from math import ceil, floor, sqrt
@@ -19,6 +20,10 @@ _HOW = ("filters", "tie", "groups", "fixed", "vertex", "keep_total", "round_to")
 COSTS = ("params", "macs", "memory", "latency")
 MEMORY_BATCH = 64  # as in Table 3
 _LATENCY_GRID = 20  # widths to a twentieth
+
+
+class TooLarge(ValueError):
+    """A network is not built, as it is larger than whoever asks for it allows."""
 
 
 def redistribute(
@@ -171,6 +176,7 @@ def _fitting_latency(plan: Callable[[float], Redistribution], most, own) -> floa
     top = largest(lambda width: plan(width).macs[1], 4 * found.macs[0])
     for step in range(floor(top * _LATENCY_GRID), 0, -1):
         width = step / _LATENCY_GRID
-        if _latency(plan(width).build(own), found.image_shape)[1] <= most:
-            return width
+        with contextlib.suppress(TooLarge):
+            if _latency(plan(width).build(own), found.image_shape)[1] <= most:
+                return width
     raise ValueError(f"expected a latency that one of the widths reaches, got {most:g} ms")

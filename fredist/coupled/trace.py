@@ -11,24 +11,27 @@ import copy
 import io
 import logging
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from functools import partial
+from itertools import chain
 
 import torch
 from torch import nn
 from torch.export import Dim, export
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parameter import UninitializedTensorMixin
+from torch.utils._pytree import tree_leaves
 
 from . import sources
-from .channels import BATCH, Channels, Conv, Size, evaluate, likely, no_channels, size_of, symbols
+from .channels import BATCH, Channels, Conv, Size, likely, no_channels, size_of, symbols
 from .plainly import Plainly
 from .products import plain, products
 
 # Names of integers of a module that are no channel counts, whatever their value.
 _NOT_CHANNELS = re.compile(
     r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|training"
-    r"|(?!dim_)(\w+_|n)?heads|(num_|n_?)?head"
+    r"|(?!dim_)(\w+_|n)?heads|(num_|n_?)?head|(n_?)?h"
     r"|(kernel|block|win|window|patch|grid|feat|img|image|input|pool)_size(_\w+)?"
 )
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
@@ -42,40 +45,48 @@ _INTERNAL = re.compile(r"framework_loc=<FrameSummary file [^>]*torch[/\\]_")
 def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -> Channels:
     """Return the channels of a network that takes images of (channels, height, width).
 
-    Runs on the meta device: no memory, no arithmetic. Where parameters are used in training alone,
-    such as those of auxiliary classifiers, a training step is traced if it can be, reads all that
-    evaluation reads, and has outputs of the same MACs. The network stays as it is. A convolution
-    makes maps if it does for images of any shape given: those of a network's last stage may be one
-    pixel for small images, as a squeeze-excitation's are for all.
+    Runs on the meta device: no memory, no arithmetic. Where evaluation leaves parameters unused,
+    such as those of auxiliary classifiers, a training step is traced together with it, if that can
+    be; the MACs are evaluation's. The network stays as it is. A convolution makes maps if it does
+    for images of any shape given: those of a network's last stage may be one pixel for small
+    images, as a squeeze-excitation's are for all.
 
     Raises
     ------
     ValueError
         If the network cannot be traced, with torch.export's own first words.
+
+    Warns
+    -----
+    UserWarning
+        If training cannot be traced: parameters that evaluation leaves unused keep their shapes.
     """
     model = on_meta(model)
-    shapes = image_shape, *larger
-    model.eval()
-    found, unused, costs = _trace(model, *shapes)
+    found, unused = _trace(model, image_shape, *larger)
     if unused:
-        with contextlib.suppress(ValueError):  # that evaluation can be traced is enough
-            model.train()
-            training, others, _ = _trace(model, *shapes, costs=costs)
-            found = training if others <= unused else found
+        try:
+            found, _ = _trace(model, image_shape, *larger, modes=(True, False))
+        except ValueError as error:  # that evaluation can be traced is enough
+            warnings.warn(
+                f"expected a training step that can be traced, got {str(error.__cause__)[:200]}; "
+                f"{', '.join(sorted(unused))} keep their shapes, as evaluation does not read them: "
+                "training may fail",
+                stacklevel=5,  # the call of redistribute with a module
+            )
     return found
 
 
 def _trace(
-    model: nn.Module, image_shape: tuple, *larger: tuple, costs: list[int] | None = None
-) -> tuple[Channels, set[str], list[int]]:
-    """Trace in the model's present mode; return what it leaves unused, and its outputs' MACs, too.
+    model: nn.Module, image_shape: tuple, *larger: tuple, modes: tuple[bool, ...] = (False,)
+) -> tuple[Channels, set[str]]:
+    """Trace a run in each mode, evaluation's last; return also what they leave unused.
 
-    MACs are those of the outputs that cost so much, each: of a training step, evaluation's.
+    MACs are those of evaluation's outputs.
     """
     trained = dict(model.named_parameters())
     tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
     tensors = {name: t for name, t in tensors.items() if t.dim()}
-    runner = _Runner(model, tensors)
+    runner = _Runner(model, tensors, modes)
     inputs = [*tensors.values(), *(torch.empty(v, device="meta") for v in runner.places.values())]
     maps = set()
     for shape in larger:
@@ -107,8 +118,7 @@ def _trace(
         ) from error
     nodes = list(plain(program).graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
-    held = [node for node in nodes if node.op == "placeholder" and node.name in given]
-    held = held[: len(inputs)]
+    *held, seen = (node for node in nodes if node.op == "placeholder" and node.name in given)
     unused = {
         name
         for name, node in zip(tensors, held, strict=False)
@@ -129,12 +139,15 @@ def _trace(
     kept, unread = no_channels(attributes, read, named, guards)
     attributes |= likely(unread, named, sizes)
     attributes |= {place: size_of(size) for place, size in runner.groups.items()}
-    returned = [a for a in nodes[-1].args[0] if isinstance(a, torch.fx.Node)]
-    returned = [a for a in returned if isinstance(a.meta["val"], torch.Tensor)]
+    returned, evaluated = (
+        [
+            a
+            for a in some
+            if isinstance(a, torch.fx.Node) and isinstance(a.meta["val"], torch.Tensor)
+        ]
+        for some in (nodes[-1].args[0], nodes[-1].args[0][-runner.outputs :])
+    )
     kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(size_of(size))}
-    each = [sum(evaluate(size, sizes) for size in products([node])) for node in returned]
-    if costs is not None:
-        returned = _costing(costs, list(zip(each, returned, strict=True)))
     maps |= _maps(runner.ran)
     convs = [
         Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
@@ -146,30 +159,18 @@ def _trace(
         frozenset(trained),
         attributes,
         tuple(convs),
-        tuple(products(returned)),
+        tuple(products(evaluated, seen)),
         guards,
         frozenset(kept),
     )
-    return channels, unused, each
-
-
-def _costing(costs: list[int], outputs: list[tuple[int, torch.fx.Node]]) -> list[torch.fx.Node]:
-    """Return one output for each of the costs, which it has."""
-    found = []
-    for cost in costs:
-        pair = next((pair for pair in outputs if pair[0] == cost), None)
-        if pair is None:
-            raise ValueError(f"expected an output of {cost:,} MACs, as in evaluation, got none")
-        outputs.remove(pair)
-        found.append(pair[1])
-    return found
+    return channels, unused
 
 
 class _Runner:
     """Runs a model with given tensors, and with sizes of theirs in place of its own integers."""
 
-    def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor]):
-        self.model, self.names, self.ran = model, list(tensors), []
+    def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor], modes: tuple):
+        self.model, self.names, self.ran, self.modes = model, list(tensors), [], modes
         modules = dict(model.named_modules())
         self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
         inside = {id(p) for m in self.convs.values() for p in m.parameters() if p.dim() > 2}
@@ -193,11 +194,22 @@ class _Runner:
             conv.register_forward_hook(partial(self._note, name), with_kwargs=True)
             for name, conv in self.convs.items()
         ]
-        self.ran.clear()
-        set_integers(self.model, integers)
+        runs, outputs = [], []
         try:
             with Plainly() as plainly:
-                return torch.func.functional_call(self.model, tensors, (images,))
+                for training in self.modes:
+                    self.model.train(training)
+                    set_integers(self.model, integers)
+                    self.ran = []
+                    outputs.append(torch.func.functional_call(self.model, tensors, (images,)))
+                    runs.append(self.ran)
+                    for module, state in before:  # what a run leaves behind is not for the next
+                        vars(module).update(state)
+            self.outputs = len(tree_leaves(outputs[-1]))
+            # Training's order has the auxiliary ones in their places, unless it skips others.
+            names = [{name for name, *_ in run} for run in runs]
+            self.ran = [*chain(*(runs if names[0] >= names[-1] else runs[::-1]))]
+            return outputs
         finally:
             given = {id(tensor) for tensor in plainly.normed}
             self.normed = {name for name, tensor in tensors.items() if id(tensor) in given}
