@@ -226,6 +226,8 @@ def test_json_of_another_network_is_refused():
             rebuild(other, None if "nope" in str(other) else Partial())
     with pytest.raises(ValueError, match=r"network that has stem\.weight.*this is another network"):
         rebuild(text, nn.Linear(3, 2))
+    with pytest.raises(TypeError, match="the original network as model, a module, got 'resnet18'"):
+        rebuild(text, "resnet18")
 
 
 def test_the_papers_networks_are_rebuilt_from_json_too():
@@ -318,6 +320,11 @@ def test_what_cannot_be_done_is_a_sentence():
             TypeError, match=f"timm/fredist_vgg19. has no option '{option}'; it has"
         ):
             quietly("vgg19", "uniform", **{option: "layer1"})
+    for model in ("timm/resnet18", "torchvision/resnet18", Zoo()):
+        with pytest.raises(TypeError, match=r"roundto.*\(did you mean 'round_to'\?\)"):
+            quietly(model, "uniform", roundto=8)
+    with pytest.raises(TypeError, match="expected True or False as quiet, got 'no'"):
+        redistribute("vgg19", "uniform", quiet="no")
     with pytest.raises(TypeError, match="expected options that JSON can hold"):
         quietly("resnet18", "uniform", act_layer=nn.SiLU)
     for model in (None, nn.Conv2d):

@@ -1,13 +1,17 @@
 """What a trace sees of any forward pass: branches, integers, costs, widths, and what it refuses."""
 
+import copy
 import math
 import operator
+import threading
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from fredist import apply_template, redistribute
@@ -140,6 +144,59 @@ def test_macs_are_those_of_all_outputs_and_contractions():
         *([net.auxiliary(net.w)] if net.training else []),
     )
     assert quietly(net).redistribution.macs[0] == flops(net)
+
+
+def test_macs_are_also_those_of_what_is_written_into_a_part():
+    """By a slice, by a piece of it; what no output reads costs nothing, whatever is written."""
+
+    def run(net, x):
+        x = net.a(x)
+        first, second = x.clone().chunk(2, 1)
+        if net.written:
+            first[:, :4] = net.b(x)
+            second.narrow(1, 0, 4).relu_().add_(net.b(x))
+            x.sin().add_(net.c(x))
+        else:
+            first = torch.cat([net.b(x), first[:, 4:]], 1)
+            second = torch.cat([F.relu(second[:, :4]) + net.b(x), second[:, 4:]], 1)
+        return net.head(torch.cat([first, second], 1))
+
+    net = Net(run, written=False, a=conv(3, 16), b=conv(16, 4), c=conv(16, 16), head=head(16))
+    known = flops(net)
+    for net.written in (False, True):
+        assert quietly(net, "base").redistribution.macs[0] == known
+
+
+@pytest.mark.filterwarnings("ignore:None of the inputs have requires_grad")
+@pytest.mark.parametrize("auxiliary", [False, True])
+def test_what_runs_in_a_context_is_seen(auxiliary):
+    """Export makes a graph of its own of that; here all else stays the same: plan and MACs."""
+
+    def body(net, x):
+        x = net.norm(net.a(x))
+        return torch.einsum("nchw,oc->nohw", x + net.b(x), net.w)
+
+    def run(net, x):
+        with net.context():
+            with net.context():
+                x = body(net, x)
+            shown = x.mean((2, 3))
+        return (net.head(x.float()), shown) if net.training else net.head(x.float())
+
+    net = Net(run, a=conv(3, 16), norm=nn.BatchNorm2d(16), b=conv(16, 16), head=head(24))
+    net.w = nn.Parameter(torch.rand(24, 16))
+    if auxiliary:  # so that training is traced, too
+        net.unused = nn.Parameter(torch.ones(16))
+    contexts = [nullcontext, torch.no_grad, torch.inference_mode]
+    contexts += [lambda: torch.set_grad_enabled(net.training), lambda: torch.autocast("cpu")]
+    contexts += [lambda: torch.autocast("cuda", enabled=False)]
+    found = []
+    for net.context in contexts:
+        found.append(quietly(net, "reverse").redistribution)
+    net.run = lambda net, x: net.head(checkpoint(body, net, x, use_reentrant=True))
+    found.append(quietly(net, "reverse").redistribution)
+    assert all(one == found[0] for one in found)
+    assert (found[0].filters, found[0].macs[0]) == ((16,), flops(net))
 
 
 @pytest.mark.parametrize("batch", [None, "expand", "repeat", "stack"])
@@ -360,12 +417,27 @@ def test_what_cannot_be_traced_says_what_to_do():
     frozen.conv, frozen.head = conv(3, 16), head(32)
     frozen.experts = nn.Parameter(torch.rand(4, 32, 16, 3, 3))
     pairs = nn.Bilinear(3, 3, 4)
+    locked = Net(lambda net, x: net.head(net.conv(x)), conv=conv(3, 16), head=head(16))
+    shown = copy.deepcopy(locked)
+    shown.conv.register_forward_hook(lambda _, __, maps: maps.detach().numpy() and None)
+    locked.lock = threading.Lock()
+    branching, calling, counting = (copy.deepcopy(constant) for _ in range(3))
+    branching.run = lambda net, x: net.head(net.conv(x if x.mean() > 0 else -x))
+    calling.run = lambda net, x: net.head(
+        torch.cond(x.mean() > 0, lambda maps: maps * 2, lambda maps: maps + 1, (net.conv(x),))
+    )
+    counting.run = lambda net, x: net.head(net.conv(x)[torch.nonzero(x.sum((1, 2, 3)))[:, 0]])
     for net, words in (
         (used, "holds a computed tensor"),
         (constant, "hold constant tensors by register_buffer"),
         (lazy, "run the network once first"),
         (flat, r"\(3, 16, 16\).*image_size= and in_chans= choose others"),
         (frozen, "Net with none: conv has the only number that runs"),
+        (locked, r"cannot copy, such as a lock or an open file.*'_thread\.lock'"),
+        (shown, r"or a forward hook of yours, reads tensors' values: .* there are none$"),
+        (branching, "branches on tensors' values: choose by sizes, or by what its modules hold$"),
+        (calling, "expected a forward pass of known operations, got cond: choose by integers"),
+        (counting, r"expected sizes that filters decide, got .*u\d"),
         (pairs, "missing 1 required positional argument.*forward.. takes images alone"),
     ):
         with pytest.raises(ValueError, match=words):

@@ -5,7 +5,6 @@ a newly built original shows its law: how the spread of its weights depends on t
 """
 
 import contextlib
-import copy
 import inspect
 import warnings
 from collections import defaultdict
@@ -19,6 +18,8 @@ from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm
+
+from . import sources
 
 
 class Fans(NamedTuple):
@@ -63,7 +64,7 @@ def newly_built(model: nn.Module) -> nn.Module:
     UserWarning
         If it looks trained and has parameters that no method initialises: they are kept.
     """
-    built = copy.deepcopy(model)
+    built = sources.copied(model)
     if any(parameter.is_meta for parameter in model.parameters()):
         return built
     for module in reversed([*built.modules()]):  # what it does to those inside it comes last

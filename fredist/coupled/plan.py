@@ -9,7 +9,7 @@ from functools import lru_cache
 from torch import nn
 
 from .. import templates
-from ..checks import check_integer
+from ..checks import check_integer, closest
 from ..networks import FAMILIES, make_network
 from ..networks.budget import OPTIONS
 from ..networks.network import DEFAULTS, check_alone, check_options
@@ -19,6 +19,11 @@ from .groups import Group, make_groups
 from .layers import Layer, Layers, find_layers, part
 from .redistribution import Redistribution, Row, as_tuples
 from .trace import trace
+
+# The options of `redistribute`: how to plan, what the result may cost, and the rest.
+HOW = ("filters", "tie", "groups", "fixed", "vertex", "keep_total", "round_to")
+COSTS = ("params", "macs", "memory", "latency")
+_ALL = (*HOW, *COSTS, "template", "width", "like", "image_size", "quiet", "num_classes", "in_chans")
 
 
 @dataclass(frozen=True)
@@ -134,6 +139,7 @@ def study(model: str | nn.Module, image_size: int | None = None, **options) -> T
         if options:
             raise TypeError(
                 f"expected no options beside a module, which has its own, got {options}"
+                f"{_meant(options)}"
             )
         return _traced("", {}, model, image_size, in_chans)
     if not isinstance(model, str):
@@ -161,6 +167,7 @@ def _study(source: str, image_size: int | None, text: str) -> Traced:
     except TypeError as error:
         raise TypeError(
             f"expected options that {source} takes, got {', '.join(options) or 'none'}: {error}"
+            f"{_meant(options)}"
         ) from error
     return _traced(source, options, built, size, options.get("in_chans", 3))
 
@@ -177,6 +184,11 @@ def _traced(source: str, options: Mapping, model: nn.Module, image_size, in_chan
             f"{source or type(model).__name__} with none: {reasons or 'no maps are made'}"
         )
     return Traced(source, options, shape, layers)
+
+
+def _meant(options: Mapping) -> str:
+    """Return the hint that an option is a misspelled one of `redistribute`, or nothing."""
+    return next(filter(None, (closest(name, _ALL) for name in options if name not in _ALL)), "")
 
 
 def _out_of_proportion(layer: Layer, after: int, sizes, before, values) -> Iterator[str]:

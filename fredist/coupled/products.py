@@ -1,5 +1,6 @@
 """The multiply-accumulates of a traced network: of its convolutions and matrix products."""
 
+import operator
 import re
 from collections.abc import Iterator, Sequence
 from math import prod
@@ -17,11 +18,48 @@ _BATCHING = re.compile("expand|repeat|stack|cat|new_|zeros|ones|full|empty|rand"
 
 
 def plain(program: torch.export.ExportedProgram) -> torch.export.ExportedProgram:
-    """Return a program whose contractions are matrix products, which `products` counts."""
+    """Return a program in one graph whose contractions are matrix products, to count.
+
+    Raises
+    ------
+    ValueError
+        If it branches or loops by PyTorch's own operations (`torch.cond`).
+    """
+    _inlined(program.graph_module)
     if _CONTRACTIONS.isdisjoint(_kind(node.target) for node in program.graph.nodes):
         return program
+    for node in program.graph.nodes:  # norms count batches, in constants that must not change then
+        if _kind(node.target) == "add_" and node.args[0].op == "placeholder" and not node.users:
+            program.graph.erase_node(node)
+    program.graph_module.recompile()
     known = torch.export.default_decompositions().items()
     return program.run_decompositions({op: how for op, how in known if _kind(op) in _CONTRACTIONS})
+
+
+def _inlined(module: torch.fx.GraphModule) -> torch.fx.Graph:
+    """Return a module's graph, in which what ran in a context (`torch.no_grad`) is in its place.
+
+    Export makes a graph of its own of that, called with what it reads: here it is copied back.
+    """
+    graph = module.graph
+    for region in [node for node in graph.nodes if node.op == "get_attr"]:
+        for call in list(region.users):
+            if not _kind(call.target).startswith("wrap_with"):  # a context, which changes no size
+                raise ValueError(
+                    f"expected a forward pass of known operations, got {call.target}: choose by "
+                    "integers or modules that the network holds, not by tensors' values"
+                )
+            inner = _inlined(getattr(module, region.target))
+            places = [node for node in inner.nodes if node.op == "placeholder"]
+            given = call.args[call.args.index(region) + 1 :]
+            with graph.inserting_before(call):
+                made = graph.graph_copy(inner, dict(zip(places, given, strict=True)))
+            for use in list(call.users):  # each takes one of what it returns
+                use.replace_all_uses_with(made[use.args[1]])
+                graph.erase_node(use)
+            graph.erase_node(call)
+        graph.erase_node(region)
+    return graph
 
 
 def products(outputs: Sequence[torch.fx.Node], images: torch.fx.Node) -> Iterator[Size]:
@@ -72,12 +110,23 @@ def _product(node: torch.fx.Node) -> int | torch.SymInt | None:
 
 
 def _behind(outputs: Sequence[torch.fx.Node]) -> set[torch.fx.Node]:
-    """Return all nodes that outputs need: what they cost, without auxiliary ones."""
-    found, waiting = set(), [*outputs]
+    """Return all nodes that outputs need: what they cost, without auxiliary ones.
+
+    Also what is written into them, or into what they are a view of (`x[:, :8] = y`).
+    """
+    found, waiting, bases, written = set(), [*outputs], {}, {}
+    for node in outputs[0].graph.nodes if outputs else ():
+        schema = getattr(node.target, "_schema", None)
+        shares = schema is not None and schema.arguments and schema.arguments[0].alias_info
+        shared = node.args[0] if shares or node.target is operator.getitem else None
+        bases[node] = bases.get(shared, node)
+        # What is written into a placeholder, such as a buffer, is for the next run.
+        if shares and schema.is_mutable and bases[node].op != "placeholder":
+            written.setdefault(bases[node], []).append(node)
     while waiting:
         if (node := waiting.pop()) not in found:
             found.add(node)
-            waiting += node.all_input_nodes
+            waiting += [*node.all_input_nodes, *written.get(bases[node], ())]
     return found
 
 

@@ -8,16 +8,14 @@ from math import ceil, floor, sqrt
 import torch
 from torch import nn
 
-from ..checks import check_choice, check_integer, check_number
+from ..checks import check_choice, check_flag, check_integer, check_number
 from ..measure import passes_ms, tensor_peak
 from ..networks.budget import GRID, largest
 from . import sources
-from .plan import study
+from .plan import COSTS, HOW, study
 from .redistribution import Redistribution
 from .trace import on_meta
 
-_HOW = ("filters", "tie", "groups", "fixed", "vertex", "keep_total", "round_to")
-COSTS = ("params", "macs", "memory", "latency")
 MEMORY_BATCH = 64  # as in Table 3
 _LATENCY_GRID = 20  # widths to a twentieth
 
@@ -45,7 +43,8 @@ def redistribute(
     """Return a convolutional network with its filters redistributed, freshly initialised.
 
     `model` is the name of one of the paper's, timm's or torchvision's networks ("timm/vgg19" is not
-    the paper's "vgg19"), or a module of your own, which stays as it is. Layers are the
+    the paper's "vgg19"), or a module of your own, which stays as it is; forward hooks run while it
+    is traced, as some networks need what theirs keep: remove others first. Layers are the
     convolutions that make maps, in the order in which they run; those whose channels are coupled,
     by residual sums or depthwise convolutions, are one. The result is of the model's own class, has
     passed a forward pass, and says in `model.redistribution` what was done: its `table` of layers,
@@ -80,6 +79,7 @@ def redistribute(
     >>> model.redistribution.rows[0]
     Row(layer='conv1', convs=3, before=64, after=60, note='')
     """
+    check_flag("quiet", quiet)
     budgets = {"params": params, "macs": macs, "memory": memory, "latency": latency}
     given = {what: number for what, number in budgets.items() if number is not None}
     said = [*given, *(["like"] * (like is not None))]
@@ -90,7 +90,7 @@ def redistribute(
         raise ValueError(f"expected one of width, like and a budget, got {', '.join(said)}")
     for what, most in given.items():
         check_number(what, most, above=True)
-    how = {name: options.pop(name) for name in _HOW if name in options}
+    how = {name: options.pop(name) for name in HOW if name in options}
     asked = {"num_classes": num_classes, "in_chans": in_chans, **options}
     asked = {name: value for name, value in asked.items() if value is not None}
     for name, least in (("num_classes", 0), ("in_chans", 1)):

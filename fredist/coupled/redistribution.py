@@ -141,4 +141,6 @@ def rebuild(text: str, model: nn.Module | None = None) -> nn.Module:
     >>> rebuild(model.redistribution.to_json()).filters[:3]
     (152, 152, 152)
     """
+    if not isinstance(model, nn.Module | None):
+        raise TypeError(f"expected the original network as model, a module, got {model!r}")
     return Redistribution.from_json(text).build(model)

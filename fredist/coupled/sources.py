@@ -1,5 +1,6 @@
 """Newly built networks by name, timm's and torchvision's, or after a module of one's own."""
 
+import copy
 from collections.abc import Iterable
 
 import torch
@@ -63,6 +64,22 @@ def check_own(model: nn.Module) -> None:
                 f"expected the network itself, got {kind} around it: give its .{inside}, and wrap "
                 "what comes back"
             )
+
+
+def copied(model: nn.Module, memo: dict | None = None) -> nn.Module:
+    """Return a copy of a network; a `ValueError` says of what kind its is that has none."""
+    try:
+        return copy.deepcopy(model, memo)
+    except (RuntimeError, TypeError) as error:
+        held = (
+            "a computed tensor, such as an activation or what torch.nn.utils.weight_norm makes "
+            "(use parametrizations.weight_norm)"
+        )
+        if isinstance(error, TypeError):
+            held = "what Python cannot copy, such as a lock or an open file (open it when needed)"
+        raise ValueError(
+            f"expected modules that can be copied, got one that holds {held}: {str(error)[:60]}"
+        ) from error
 
 
 def create_bare(library: str, name: str, **options) -> nn.Module:

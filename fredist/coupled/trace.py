@@ -7,7 +7,6 @@ docs/coupling.md says more.
 """
 
 import contextlib
-import copy
 import io
 import logging
 import re
@@ -38,6 +37,16 @@ _NOT_CHANNELS = re.compile(
 _UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
 _UNREAD |= {"num_channels"}
 
+# What to do about an error of the trace, by its words, where images of another size do not help.
+_HINTS = {
+    "device": "hold constant tensors by register_buffer, or make them with device=x.device",
+    "required positional argument": "give a module whose forward() takes images alone, such as "
+    "what reads one of them",
+    "[Dd]ata-?[Dd]ependent|higher order operator": "its forward pass branches on tensors' values: "
+    "choose by sizes, or by what its modules hold",
+    r"\.numpy\(\)|FakeTensor\.__": "its forward pass, or a forward hook of yours, reads tensors' "
+    "values: while it is traced there are none",
+}
 # Where a guard of PyTorch's own operations comes from, such as of strides.
 _INTERNAL = re.compile(r"framework_loc=<FrameSummary file [^>]*torch[/\\]_")
 
@@ -67,8 +76,9 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
         try:
             found, _ = _trace(model, image_shape, *larger, modes=(True, False))
         except ValueError as error:  # that evaluation can be traced is enough
+            said = str(error.__cause__ or error)[:200]
             warnings.warn(
-                f"expected a training step that can be traced, got {str(error.__cause__)[:200]}; "
+                f"expected a training step that can be traced, got {said}; "
                 f"{', '.join(sorted(unused))} keep their shapes, as evaluation does not read them: "
                 "training may fail",
                 stacklevel=5,  # the call of redistribute with a module
@@ -105,16 +115,11 @@ def _trace(
             )
     except Exception as error:
         words = str(error).strip().splitlines() or [""]
-        hint = "image_size= and in_chans= choose others"
-        if "device" in words[0]:
-            hint = "hold constant tensors by register_buffer, or make them with device=x.device"
-        elif "required positional argument" in words[0]:
-            hint = (
-                "give a module whose forward() takes images alone, such as what reads one of them"
-            )
+        said = f"{type(error).__name__}: {words[0][:300]}"
+        hints = (hint for pattern, hint in _HINTS.items() if re.search(pattern, said))
         raise ValueError(
             f"expected a network that torch.export traces with images of {image_shape}, got "
-            f"{type(error).__name__}: {words[0][:300]}; {hint}"
+            f"{said}; {next(hints, 'image_size= and in_chans= choose others')}"
         ) from error
     nodes = list(plain(program).graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
@@ -148,6 +153,7 @@ def _trace(
         for some in (nodes[-1].args[0], nodes[-1].args[0][-runner.outputs :])
     )
     kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(size_of(size))}
+    kept &= sizes.keys()  # others count values, such as nonzero's: they are no tensor's given
     maps |= _maps(runner.ran)
     convs = [
         Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
@@ -296,14 +302,7 @@ def on_meta(model: nn.Module) -> nn.Module:
             )
         twin = torch.empty_like(t, device="meta")
         memo[id(t)] = nn.Parameter(twin, t.requires_grad) if isinstance(t, nn.Parameter) else twin
-    try:
-        return copy.deepcopy(model, memo)
-    except RuntimeError as error:  # a tensor that was computed
-        raise ValueError(
-            "expected modules that can be copied, got one that holds a computed tensor, such as an "
-            "activation or what torch.nn.utils.weight_norm makes (use parametrizations.weight_norm)"
-            f": {str(error)[:60]}"
-        ) from error
+    return sources.copied(model, memo)
 
 
 def _dynamic(tensor: torch.Tensor, kernel: bool = False) -> dict | None:
