@@ -170,10 +170,11 @@ def decide(
     """Return whether templates gain over the original, by accuracies of your own trainings.
 
     The test is that of `contrasts`. Each has one accuracy for each seed, by seed as in `seeds` of
-    `results.collect`, or all the same seeds in the same order, at a cost that you hold equal (`redistribute` with `like="macs"`); nan is one that a
-    training did not give, whose pairs are left out. Holm's correction is over the templates given;
-    with fewer than five pairs nothing is decided. A gain says that the original's filters are in
-    the wrong layers, for these data and this length of training.
+    `results.collect`, or all the same seeds in the same order, at a cost that you hold equal
+    (`redistribute` with `like="macs"`); nan is one that a training did not give, whose pairs are
+    left out. Holm's correction is over the templates given; with fewer than five pairs nothing is
+    decided. A gain says that the original's filters are in the wrong layers, for these data and
+    this length of training.
 
     Raises
     ------
