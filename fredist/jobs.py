@@ -131,10 +131,8 @@ def _check(device: str | torch.device | None) -> None:
     try:
         choose_device(device)
     except RuntimeError as error:
-        said = (
-            "the device was lost; what is done is kept, and the same command continues once it is "
-        )
-        raise RuntimeError(f"{said}back: {error.__cause__}") from error
+        said = "the device was lost; what is done is kept, and the same command continues"
+        raise RuntimeError(f"{said} once it is back: {error.__cause__}") from error
 
 
 def clean() -> None:

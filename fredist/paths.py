@@ -98,8 +98,8 @@ def make_absolute() -> None:
 
 
 def clear(folder: Path) -> None:
-    """Remove what killed processes were writing there; what a living one writes is newer."""
-    for path in folder.glob(".*.tmp"):
+    """Remove what `write_whole` left there when it was killed; what is being written is newer."""
+    for path in folder.glob(f".*.{'[0-9a-f]' * 32}.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - path.stat().st_mtime > 3600:
                 path.unlink()

@@ -151,12 +151,8 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
 def best_profile(name: str, dataset: str, store: Store, profiles: Sequence[str]) -> str | None:
     """Return the first profile that has all of an experiment's runs of a data set at seed 0."""
     for profile in profiles:
-        if all(
-            map(
-                store.find,
-                choose(name, profile, datasets=dataset, seeds=[0]).runs(store, making=False),
-            )
-        ):
+        choices = choose(name, profile, datasets=dataset, seeds=[0])
+        if all(map(store.find, choices.runs(store, making=False))):
             return profile
     return None
 

@@ -216,7 +216,7 @@ def test_what_fails_is_named_and_leaves_what_was_there(tmp_path, source, words):
     target = tmp_path / "made" / "a.ipynb"
     target.parent.mkdir()
     target.write_text("as before")
-    left = [target.parent / ".a.ipynb.0.tmp", target.parent / ".a.ipynb.1.tmp"]
+    left = [target.parent / f".a.ipynb.{digit * 32}.tmp" for digit in "01"]
     for path in left:
         path.write_text("torn")
     os.utime(left[0], (0, 0))

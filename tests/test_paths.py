@@ -66,10 +66,11 @@ def test_a_system_that_syncs_no_folders_costs_no_descriptors(tmp_path, monkeypat
 
 
 def test_what_a_killed_process_was_writing_is_removed_and_not_what_a_living_one_writes(tmp_path):
-    old, new, own = (tmp_path / name for name in (".a.npz.0.tmp", ".b.npz.1.tmp", "c.tmp"))
-    for path in (old, new, own):
+    old, new = (tmp_path / f".a.npz.{digit * 32}.tmp" for digit in "0f")
+    others = {tmp_path / name for name in (".mine.tmp", "c.tmp")}
+    for path in (old, new, *others):
         path.touch()
         os.utime(path, (0, 0) if path != new else None)
     paths.clear(tmp_path)
-    assert set(tmp_path.iterdir()) == {new, own}
+    assert set(tmp_path.iterdir()) == {new, *others}
     paths.clear(tmp_path / "none")
