@@ -58,7 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     """Show a table or figure: at once what there is, and again when what is missing is made."""
     auto = given["profile"] == "auto"
-    choices, store = _choose(name, given, shown=train is False), Store()
+    store = Store()
+    choices = _choose(name, given, store if train is False else None)
     check_device(choices)
     check_number("minutes", 1 if minutes is None else minutes, above=True)
     if remeasure and train is False:
@@ -106,10 +107,10 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     return failed
 
 
-def _choose(name: str, given: dict, shown: bool = False) -> Choices:
+def _choose(name: str, given: dict, shown: Store | None = None) -> Choices:
     """Return the checked choices; what the experiment has no use for is said, and left out.
 
-    Where they are only `shown`, a data set counts as present if there are records of it.
+    Where only a store is `shown`, a data set counts as present if there are records of it.
     """
     given |= {"datasets": _fitting(name, given["datasets"])}
     given |= {"profile": choose(name, **given).profile_name}
@@ -117,12 +118,11 @@ def _choose(name: str, given: dict, shown: bool = False) -> Choices:
     for one in [one for one in CHOICES if given[one] is not None and one not in known]:
         print(f"{name} has no {one} to choose from: --{one} plays no part")
         given[one] = None
-    if shown and given["datasets"] is None and EXPERIMENTS[name].trained:
-        store = Store()
+    if shown is not None and given["datasets"] is None and EXPERIMENTS[name].trained:
 
         def recorded(one: str) -> bool:
             part = choose(name, **given | {"datasets": [one]})
-            return any(map(store.find, part.runs(store, making=False)))
+            return any(map(shown.find, part.runs(shown, making=False)))
 
         given["datasets"] = list(choose(name, **given, present=recorded).datasets)
     return choose(name, **given)

@@ -195,9 +195,10 @@ def _missing(
         found = store.find(job, kind if isinstance(job, Run) else None)
         if found and not (remeasure and isinstance(job, Measurement)):
             continue
+        size = None
         if isinstance(job, Run):
             chosen()  # before data are fetched for it
-        size = fingerprint(job.dataset) if isinstance(job, Run) else None
+            size = fingerprint(job.dataset)
         size = size if isinstance(size, Failure) else attempt(_size, job)
         if isinstance(size, Failure):
             failed[job] = _record_failure(job, size)

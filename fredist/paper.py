@@ -190,9 +190,12 @@ class Choices:
         if not self.experiment.trained:
             return []
         cells = [(cell, seed) for cell in self.cells() for seed in self.seeds_of(cell)]
-        known = {one: data.fingerprint(one) if making else "" for one in self.datasets}
-        if store is not None:
-            known |= {one: store.fingerprint(one) or known[one] for one in known if not known[one]}
+        known = {}
+        for one in self.datasets:
+            found = data.fingerprint(one) if making else None
+            if found is None and store is not None:
+                found = store.fingerprint(one)
+            known[one] = found or ""  # not None: it is not looked for again with each run
         return [self.run(*key, fingerprint=known[key[0].dataset]) for key in cells]
 
     def network(self, cell: Cell) -> Network:

@@ -128,10 +128,8 @@ def _records(
 
     That is the one asked for, or the one of most runs, CUDA if equally many.
     """
-    # Of data that are not known by a fingerprint, the records': showing needs no data.
-    known = {dataset: store.fingerprint(dataset) or "" for dataset in choices.datasets}
     seeds = [(cell, seed) for cell in cells for seed in choices.seeds_of(cell)]
-    runs = {key: choices.run(*key, fingerprint=known[key[0].dataset]) for key in seeds}
+    runs = dict(zip(seeds, choices.runs(store, making=False), strict=True))
     found = {
         place: {key: record for key, run in runs.items() if (record := store.find(run, place))}
         for place in ((choices.device,) if choices.device else ("cuda", "cpu"))

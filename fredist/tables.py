@@ -192,7 +192,7 @@ def _cell(row, digits: int) -> str:
 
 
 def recipes(choices: Choices) -> pd.DataFrame:
-    """Return the author's recipe and, beside it, that of each model's first network on each set.
+    """Return the author's recipe for CIFAR and, beside it, each model's on each set.
 
     Examples
     --------

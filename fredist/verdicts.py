@@ -197,11 +197,8 @@ def decide(
     seeds = {name: sorted(own, key=str) for name, own in values.items()}
     if any(own != seeds[base] for own in seeds.values()) or not seeds[base]:
         raise ValueError(f"expected an accuracy of each for each of the same seeds, got {seeds}")
-    rows = {}
-    for name, own in values.items():
-        pairs = [accuracy - values[base][seed] for seed, accuracy in own.items()]
-        if name != base:
-            rows[name] = _tested([pair for pair in pairs if not math.isnan(pair)] or [math.nan])
+    against = values.pop(base)
+    rows = {name: _tested(_differences(own, against)) for name, own in values.items()}
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("template")
     found["p_holm"] = _holm(found["p"])
     found["verdict"] = [_contrast(row) for row in found.assign(of=len(seeds[base])).itertuples()]
@@ -232,7 +229,13 @@ def _tested(pairs: list[float]) -> dict[str, float]:
 
 def _pairs(own: pd.DataFrame, base: pd.DataFrame, quantity: str) -> list[float]:
     seeds = (one.loc[quantity, "seeds"] for one in (own, base))
-    return [ours - theirs for ours, theirs in paired(*seeds)] or [math.nan]
+    return _differences(*seeds)
+
+
+def _differences(own: Mapping, base: Mapping) -> list[float]:
+    """Return those of the seeds that both have a number of; nan alone if there are none."""
+    pairs = (ours - theirs for ours, theirs in paired(own, base))
+    return [pair for pair in pairs if not math.isnan(pair)] or [math.nan]
 
 
 def _holm(p: pd.Series, least: int = 0) -> pd.Series:

@@ -314,7 +314,7 @@ def test_what_has_records_is_shown_without_the_data(name, monkeypatch, tmp_path)
     """A rehearsal of each ships; where nothing may be trained, nothing stands in for it."""
     monkeypatch.setenv("FREDIST_DATA", str(tmp_path))
     given = dict.fromkeys(CHOICES) | {"profile": "smoke"}
-    choices = _choose(name, given, shown=True)
-    frame = collect(choices, Store([paths.RESULTS]))
+    store = Store([paths.RESULTS])
+    frame = collect(_choose(name, given, store), store)
     shipped = frame[(frame.quantity == "top1_last") & (frame.kind == "trained")].n.gt(0)
     assert shipped.all()

@@ -284,10 +284,14 @@ def _stretched(old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     (tensor([0, 1, 0]), tensor(3.))
     """
     if old.dim() > 1:
-        inside, new = _diagonal(old.shape), old.new_full(shape, float(old.float().median()))
-        rest = old.detach().clone()
-        rest[inside] = float(old.float().median())
+        inside, usual, rest = (
+            _diagonal(old.shape),
+            float(old.float().median()),
+            old.detach().clone(),
+        )
+        rest[inside] = usual
         if not is_random(rest):  # also one for each gate or group, as nn.init.dirac_ makes them
+            new = old.new_full(shape, usual)
             new[_diagonal(shape)] = _stretched(old[inside], (shape[0], *shape[2:]))
             return new
     for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
