@@ -226,6 +226,63 @@ def test_a_module_given_keeps_its_own_initialisation():
             assert spread(one) == pytest.approx(spread(two), rel=0.1), name
 
 
+def test_heads_may_have_another_law_than_the_backbone():
+    sizes = ((3, 32), (32, 64), (64, 128))
+    given = nn.Sequential(*(nn.Conv2d(*size, 3, padding=1) for size in (*sizes, *[(128, 128)] * 4)))
+    for place, conv in enumerate(given):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+        if place > 2:
+            nn.init.normal_(conv.weight, std=0.01)
+    for place, conv in enumerate(redistributed(nn.Sequential(*given, head(128)), width=2)[:7]):
+        expected = math.sqrt(2 / 9 / conv.out_channels) if place < 3 else 0.01
+        assert spread(conv.weight) == pytest.approx(expected, rel=0.1)
+
+
+def test_weight_norms_follow_their_law():
+    given = nn.Sequential(nn.Conv2d(3, 64, 3), nn.Conv2d(64, 32, 3), nn.Conv2d(32, 128, 3))
+    for conv in given:
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out")
+        parametrizations.weight_norm(conv)
+    for conv in redistributed(nn.Sequential(*given, head(128)), width=0.5)[:3]:
+        expected = math.sqrt(2 / 9 / conv.out_channels)
+        assert spread(conv.weight) == pytest.approx(expected, rel=0.15)
+        inside = conv.parametrizations.weight
+        assert torch.allclose(inside.original0, torch.norm_except_dim(inside.original1))
+
+
+@pytest.mark.parametrize("width", [1.0, 2.0])
+def test_structure_is_drawn_anew(width):
+    """Orthogonal rows, rows that are equal for all filters or for each four, complex numbers."""
+
+    class Structured(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.up, self.last = nn.Conv2d(3, 32, 3), nn.Conv2d(32, 64, 3), head(16)
+            nn.init.orthogonal_(self.stem.weight, 2)
+            rows = nn.init.kaiming_normal_(torch.empty(16, 32, 3, 3))
+            self.up.weight.data = rows.repeat_interleave(4, 0)
+            self.times = nn.Parameter(torch.arange(1.0, 9).repeat(32, 1))
+            self.turn = nn.Parameter(torch.rand(16, 9, dtype=torch.cfloat))
+
+        def forward(self, images):
+            maps = self.stem(images) * self.times.sum(1).view(1, -1, 1, 1)
+            maps = nn.functional.pixel_shuffle(self.up(maps), 2)
+            return self.last(maps * self.turn.sum(1).abs().view(1, -1, 1, 1))
+
+    given = Structured()
+    model = redistributed(given, width=width)
+    matrix = model.stem.weight.detach().flatten(1)
+    matrix = matrix if len(matrix) < matrix.shape[1] else matrix.T
+    assert torch.allclose(matrix @ matrix.T, 4 * torch.eye(len(matrix)), atol=1e-4)
+    assert torch.equal(model.up.weight, model.up.weight[::4].repeat_interleave(4, 0))
+    assert spread(model.up.weight) == pytest.approx(math.sqrt(2 / model.up.weight[0].numel()), 0.1)
+    assert torch.equal(model.times, model.times[:1].expand_as(model.times))
+    assert set(model.times[0].tolist()) == {*range(1, 9)}
+    assert (len(model.times), len(model.turn)) == (32 * width, 16 * width)
+    assert model.turn.is_complex()
+    assert not torch.equal(model.turn[:16, :9], given.turn)
+
+
 def test_nothing_trained_is_passed_off_as_fresh():
     given = Own(torch.linspace(-3, 5, 64))
     nn.init.uniform_(given.norm.weight)

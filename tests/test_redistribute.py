@@ -242,6 +242,33 @@ def test_the_papers_networks_are_rebuilt_from_json_too():
         assert sum(p.numel() for p in rebuild(found.to_json()).parameters()) == found.params[1]
 
 
+def test_filters_of_ones_own_have_no_template():
+    for name in ("vgg19", "resnet18"):
+        base = quietly(name, image_size=32).redistribution
+        own = quietly(name, filters=base.filters, image_size=32).redistribution
+        assert (base.template, base.width, own.template, own.width) == ("base", 1.0, None, None)
+        assert fredist.Redistribution.from_json(own.to_json()) == own
+        assert rebuild(own.to_json()).redistribution == own
+
+
+@pytest.mark.parametrize("name", ["vgg19", "resnet50", "mobilenet", "inception"])
+def test_the_papers_layers_have_all_convolutions(name):
+    model = quietly(name, "uniform", 0.1)
+    convs = sum(isinstance(module, nn.Conv2d) for module in model.modules())
+    assert model.redistribution.table["convs"].sum() == convs
+
+
+class LastMap(nn.Module):
+    """A decoder that reads the last of an encoder's maps."""
+
+    def __init__(self, info):
+        super().__init__()
+        self.conv = nn.Conv2d(info["num_chs"], 4, 1)
+
+    def forward(self, maps):
+        return self.conv(maps[-1])
+
+
 def test_timms_bookkeeping_is_right_afterwards():
     for name in ("mobilenetv3_small_050", "test_convnext"):  # the first has a head behind the pool
         model = quietly(name, "negative_quadratic", 0.5, image_size=64, num_classes=10).eval()
@@ -258,6 +285,10 @@ def test_timms_bookkeeping_is_right_afterwards():
         assert [m.shape[1] for m in getter(images)] == getter.feature_info.channels()
         model.reset_classifier(3)
         assert model(images).shape == (2, 3)
+    encoder = timm.create_model("test_convnext", features_only=True)
+    within = nn.Sequential(OrderedDict(encoder=encoder, last=LastMap(encoder.feature_info[-1])))
+    encoder = quietly(within, "uniform", 0.5, image_size=64).encoder
+    assert [m.shape[1] for m in encoder(images)] == encoder.feature_info.channels()
 
 
 def test_a_redistributed_network_is_exported_and_compiled():
@@ -380,7 +411,7 @@ class Partial(nn.Module):
 def test_a_slice_is_never_wider_than_what_it_is_cut_from():
     model = quietly(Partial(), "reverse", image_size=8)
     rows = model.redistribution.rows
-    assert [(row.after, row.note) for row in rows] == [(24, ""), (25, "16 would not run")]
+    assert [(row.after, row.note) for row in rows] == [(24, ""), (25, "16 would not run as traced")]
 
 
 class Windows(nn.Module):

@@ -6,7 +6,9 @@ import operator
 import threading
 from contextlib import nullcontext
 from functools import partial
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -104,6 +106,79 @@ def test_an_integer_that_only_multiplies_channels_stays():
     )
     model = quietly(net, "base", 2.0)
     assert (model.bins, model.up.upscale_factor, model.last.in_features) == (8, 4, 8 * 64)
+
+
+@pytest.mark.parametrize("up", [16, (16, 2.5)])
+def test_what_only_scales_or_trains_is_no_channel_count(up):
+    """An interpolation's scale, and an integer that a loss alone reads."""
+    net = Net(lambda net, x: F.interpolate(net.b(net.a(x)), scale_factor=net.up), num_steps=16)
+    net.a, net.b, net.up, net.planes = conv(3, 16), conv(16, 5), up, 16
+    model = quietly(net, "base", 0.5)
+    assert (model.a.out_channels, model.up, model.num_steps, model.planes) == (8, up, 16, 8)
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_what_is_cut_as_it_was_joined_keeps_its_boundary(width):
+    def run(net, x):
+        one, two = torch.cat([net.p(x), net.q(x)], 1).split(net.sizes, 1)
+        return net.head(net.one(one) + net.two(two))
+
+    net = Net(run, p=conv(3, 8), q=conv(3, 24), one=conv(8, 16), two=conv(24, 16), head=head(16))
+    net.sizes = [8, 24]
+    model = quietly(net, "reverse", width)
+    assert model.sizes == [model.p.out_channels, model.q.out_channels]
+    assert (model.one.in_channels, model.two.in_channels) == (*model.sizes,)
+
+    def detect(net, x):  # as YOLO's head: boxes of 4 times 4 numbers, beside 7 classes
+        x = torch.cat([net.p(x), net.q(x)], 1).view(len(x), net.all, -1)
+        boxes, classes = x.split((4 * net.bins, net.classes), 1)
+        return torch.cat([boxes.view(len(x), 4, net.bins, -1).softmax(2).sum(2), classes], 1)
+
+    net = Net(lambda net, x: detect(net, net.stem(x)), stem=conv(3, 24), p=conv(24, 16))
+    net.q, net.all, net.bins, net.classes = conv(24, 7), 23, 4, 7
+    rows = quietly(net, "base", width).redistribution.rows
+    assert [(row.layer, row.after) for row in rows] == [("stem", 24 * width), ("p", 16), ("q", 7)]
+    assert all(row.note == "frozen: joins others to a fixed number" for row in rows[1:])
+
+
+@pytest.mark.parametrize("width", [0.5, 2.0])
+def test_entries_are_no_channels(width):
+    """The order that a buffer holds, a codebook's entries, and learnt queries."""
+
+    def run(net, x):
+        x = net.b(net.a(x)[:, net.order]).flatten(2).mT
+        return net.fc((net.code((x @ net.code.weight.mT).argmax(-1)) + net.queries.mean(0)).mean(1))
+
+    net = Net(run, a=conv(3, 16), b=conv(16, 12), code=nn.Embedding(20, 12), fc=nn.Linear(12, 5))
+    net.register_buffer("order", torch.randperm(16))
+    net.queries = nn.Parameter(torch.rand(10, 12))
+    model = quietly(net, "base", width)
+    assert (model.code.weight.shape, model.queries.shape) == ((20, 12 * width), (10, 12 * width))
+    assert torch.equal(model.order, net.order)
+    assert model.redistribution.rows[-1].note == "frozen: has an order that a buffer holds"
+
+
+def test_attention_that_returns_its_map_leaves_filters_free():
+    def run(net, x):
+        x = net.conv(x)[:, :, ::4, ::4].flatten(2).mT
+        values, attended = net.attention(x, x + 1, x, average_attn_weights=net.mean)
+        return net.fc(values.mean(1)), attended
+
+    net = Net(run, conv=conv(3, 16), attention=nn.MultiheadAttention(16, 4, batch_first=True))
+    net.fc = nn.Linear(16, 5)
+    for net.mean, shape in ((True, (2, 16, 16)), (False, (2, 4, 16, 16))):
+        model = quietly(net, "base", 0.5)
+        assert model.redistribution.filters == (8,)
+        assert model(torch.rand(2, 3, 16, 16))[1].shape == shape
+        assert model.redistribution.macs[1] == flops(model.train(False).requires_grad_())
+
+
+def test_networks_that_select_by_values_have_no_memory(capsys):
+    net = Net(lambda net, x: [row[row > 0] for row in net.conv(x)], conv=conv(3, 16))
+    redistribute(net, "base", 0.5, image_size=16)
+    assert capsys.readouterr().out == "params 0.50x, MACs 0.50x of the original's\n"
+    with pytest.raises(ValueError, match=r"whose memory follows from sizes.*budget of params or"):
+        quietly(net, "base", like="memory")
 
 
 def test_kernels_stay_and_their_sizes_are_no_channel_counts():
@@ -426,18 +501,26 @@ def test_what_cannot_be_traced_says_what_to_do():
     calling.run = lambda net, x: net.head(
         torch.cond(x.mean() > 0, lambda maps: maps * 2, lambda maps: maps + 1, (net.conv(x),))
     )
+    looked_up, computed, wrapped = (copy.deepcopy(constant) for _ in range(3))
+    looked_up.run = lambda net, x: net.head({16: F.relu}[net.steps](net.conv(x)))
+    looked_up.steps = 16
+    computed.run = lambda net, x: net.head(net.conv(x) / np.sqrt(net.conv(x).shape[1]))
+    wrapped.run = lambda net, x: SimpleNamespace(logits=net.head(net.conv(x)))
     counting.run = lambda net, x: net.head(net.conv(x)[torch.nonzero(x.sum((1, 2, 3)))[:, 0]])
     for net, words in (
         (used, "holds a computed tensor"),
         (constant, "hold constant tensors by register_buffer"),
         (lazy, "run the network once first"),
         (flat, r"\(3, 16, 16\).*image_size= and in_chans= choose others"),
-        (frozen, "Net with none: conv has the only number that runs"),
+        (frozen, "Net with none: conv has a size that code makes a number"),
         (locked, r"cannot copy, such as a lock or an open file.*'_thread\.lock'"),
         (shown, r"or a forward hook of yours, reads tensors' values: .* there are none$"),
         (branching, "branches on tensors' values: choose by sizes, or by what its modules hold$"),
         (calling, "expected a forward pass of known operations, got cond: choose by integers"),
-        (counting, r"expected sizes that filters decide, got .*u\d"),
+        (counting, r"expected sizes that filters decide, got .*u\d.*depends on tensors' values"),
+        (looked_up, "looks something up by an integer equal to a channel count"),
+        (computed, r"compute sizes with \*\* 0.5 or Python's math, not with NumPy"),
+        (wrapped, "return tensors, in tuples, lists or dicts"),
         (pairs, "missing 1 required positional argument.*forward.. takes images alone"),
     ):
         with pytest.raises(ValueError, match=words):

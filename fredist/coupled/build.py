@@ -55,18 +55,20 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     count = sum(p.numel() for p in model.parameters())
     if count != params:
         raise ValueError(f"expected {params:,} parameters, got {count:,}: {_OTHER}")
-    infos = getattr(model, "feature_info", [])
-    infos = getattr(infos, "info", infos)
     hooks, modules = [], dict(model.named_modules())
     # The forward pass is to leave nothing behind: modes, and buffers that it counts in.
     held = [(module, module.training, dict(module._buffers)) for module in modules.values()]
     for module, _, buffers in held:
         module._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
-    for info in infos:
-        # MobileNetV5's names a module that it does not have.
-        module = modules.get(info.get("module")) if isinstance(info, dict) else None
-        if module is not None:
-            hooks.append(module.register_forward_hook(partial(_note_channels, info)))
+    for owner in modules.values():  # also an encoder inside a network of one's own
+        infos = getattr(owner, "feature_info", None)  # of timm's blocks a method
+        infos = getattr(infos, "info", infos)
+        for info in infos if isinstance(infos, list | tuple) else ():
+            name = info.get("module") if isinstance(info, dict) else None
+            inside = dict(owner.named_modules())
+            # timm's features_only flattens names; MobileNetV5's is of a module that it has not.
+            if module := inside.get(name) or inside.get(str(name).replace(".", "_")):
+                hooks.append(module.register_forward_hook(partial(_note_channels, info)))
     for module in modules.values():
         if isinstance(module, _NormBase | nn.GroupNorm) and module.weight is None:
             hooks.append(module.register_forward_pre_hook(_note_normed))

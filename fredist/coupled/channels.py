@@ -7,6 +7,11 @@ from functools import cache
 from math import ceil, floor, prod, trunc
 from operator import truediv
 
+# Names under which modules hold the widths of layers, of integers that no forward pass reads.
+_WIDTHS = re.compile(
+    r"^((in|out)_(?!ind)|(in|out)[cp]|oup|(d|c|n?f|filter)s?$|d_model|d_inner)"
+    r"|channel|features|(^|_)chs?$|dims?$|planes|width|filters|embed|hidden"
+)
 BATCH = 2  # of the images traced: a batch of one would look like a dimension to broadcast
 _SYMBOL = re.compile(r"\b[su]\d+\b")
 
@@ -29,8 +34,9 @@ class Channels:
 
     `shapes` are those of every parameter and buffer, `attributes` what modules hold as integers, by
     (module, attribute, place in a list or None); `convs` stand in the order in which they run.
-    `guards` must hold for the network to run as it did; symbols `kept` stay as they are: of what it
-    returns, and of integers that are no channel counts.
+    `guards` must hold for the network to run as it did; symbols `kept` stay as they are, each for a
+    reason: what the network returns, an order that a buffer holds, integers that are no channel
+    counts.
     """
 
     sizes: Mapping[str, int]
@@ -40,7 +46,7 @@ class Channels:
     convs: tuple[Conv, ...]
     products: tuple[Size, ...]
     guards: tuple[str, ...]
-    kept: frozenset[str]
+    kept: Mapping[str, str]
 
     def changes(self, values: Mapping[str, int]) -> dict:
         """Return the shapes and integers that differ from the original's, as values."""
@@ -94,10 +100,13 @@ def likely(unread, shapes, sizes) -> dict[tuple, Size]:
     """Return what integers mean that no forward pass reads, such as a head's `in_features`.
 
     If all tensors inside the module that have a dimension of that size have it by one expression,
-    it is that one; else nothing is known, and the integer stays.
+    it is that one; else nothing is known, and the integer stays. So does one whose name is not of a
+    width, such as a loss's `num_steps`.
     """
     found = {}
     for place, size in unread.items():
+        if not _WIDTHS.search(place[1]):
+            continue
         inside = f"{place[0]}." if place[0] else ""
         dims = (d for name, shape in shapes.items() if name.startswith(inside) for d in shape)
         same = {d for d in dims if symbols(d) and evaluate(d, sizes) == sizes[size]}
@@ -134,7 +143,10 @@ def evaluate(size: Size, values: Mapping[str, int]) -> int:
     try:
         return size if isinstance(size, int) else eval(_compiled(size), _FUNCTIONS, values)
     except NameError as error:  # a function of PyTorch's, or a number known when it runs
-        raise ValueError(f"expected sizes that filters decide, got {size}: {error}") from None
+        raise ValueError(
+            f"expected sizes that filters decide, got {size}, where a number depends on tensors' "
+            f"values (nonzero, a mask) or is unknown here: {error}"
+        ) from None
 
 
 _FUNCTIONS = {"Mod": lambda a, b: a % b, "Eq": lambda a, b: a == b, "Ne": lambda a, b: a != b}

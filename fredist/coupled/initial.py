@@ -17,9 +17,10 @@ import torch
 from torch import nn
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.utils import parametrize
-from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
 from . import sources
+from .values import drawn, is_random, is_set, repeated, stretched
 
 
 class Fans(NamedTuple):
@@ -82,12 +83,14 @@ def newly_built(model: nn.Module) -> nn.Module:
             new.copy_(old)
         elif trained:
             # A constant vector is hardly trained, a single number may be.
-            unknown = not any(_initialisers(module)) if old.numel() == 1 else not _is_set(old)
+            unknown = not any(_initialisers(module)) if old.numel() == 1 else not is_set(old)
             kept += [name] if unknown and torch.equal(old, new) else []
-        elif _is_set(old):
+        elif is_set(old):
             new.copy_(old)
-        elif _is_set(new) or not _is_alike(old, new):
+        elif is_set(new) or not _is_alike(old, new):
             new.copy_(drawn(old, old.shape))
+    if not trained:
+        _renew_weight_norms(built, [lengths / own for lengths, own in _weight_norms(model)])
     if kept:
         warnings.warn(
             f"expected fresh values for all parameters, but nothing initialises {', '.join(kept)} "
@@ -116,6 +119,7 @@ def reshape(
         If values to be kept differ along a dimension that changes: what belongs there is unknown.
     """
     laws, twins = find_laws(model), {}
+    ratios = [lengths / own for lengths, own in _weight_norms(model)]
     named = (*model.named_parameters(), *model.named_buffers())
     names = {id(tensor): name for name, tensor in named}
     sizes = {id(tensor): shapes.get(name, tuple(tensor.shape)) for name, tensor in named}
@@ -125,6 +129,7 @@ def reshape(
                 continue
             shape, factor = sizes[id(old)], 1.0
             law, weight = laws.get((type(module), key)), _weight(module, old)
+            law = laws.get(id(old), law)
             if law and weight is not None and old.requires_grad:
                 before, groups = _fans(module, weight), integers.get((inside, "groups", None))
                 if shape != tuple(old.shape) or _follows(old, before):
@@ -136,28 +141,41 @@ def reshape(
             if id(old) in twins:
                 setattr(module, key, twins[id(old)])
     _renew_spectral_norms(model)
+    _renew_weight_norms(model, ratios)
 
 
-def find_laws(model: nn.Module) -> dict[tuple[type, str], Law]:
+def find_laws(model: nn.Module) -> dict[tuple[type, str] | int, Law]:
     """Return how the spread of random weights and biases depends on fans, by module type and key.
 
     The law is the one whose factor differs least between layers and lies nearest to one in use.
+    Weights far from it have another, by their ids, if that is theirs with a factor in use: a
+    backbone may be He's beside heads of a constant.
     """
-    found, biases = defaultdict(list), set()
+    found, weights, biases = defaultdict(list), defaultdict(list), set()
     for module in model.modules():
         for key, tensor in module._parameters.items():
             if tensor is None or (weight := _weight(module, tensor)) is None:
                 continue
             own = weight is tensor
             # What was set, such as an identity, has no spread.
-            if tensor.numel() > (16 if own else 1) and is_random(tensor) and not _is_set(tensor):
+            if tensor.numel() > (16 if own else 1) and is_random(tensor) and not is_set(tensor):
                 found[type(module), key].append((_spread(tensor), _fans(module, weight)))
+                weights[type(module), key].append(tensor)
                 if not own:
                     biases.add((type(module), key))
-    return {
-        where: _find_law(entries, _BIAS_LAWS if where in biases else _LAWS)
+    laws = {
+        where: _find_law(entries, _BIAS_LAWS if where in biases else _LAWS)[0]
         for where, entries in found.items()
     }
+    for where in found.keys() - biases:
+        law, pairs = laws[where], list(zip(found[where], weights[where], strict=True))
+        usual = median(spread / law(fans) for spread, fans in found[where])
+        far = [(one, t) for one, t in pairs if not _meets(*one, t, law, usual, 0.1)]
+        if far:
+            law, factors = _find_law([one for one, _ in far], _LAWS)
+            own = (t for one, t in far if any(_meets(*one, t, law, factor) for factor in factors))
+            laws |= {id(t): law for t in own}
+    return laws
 
 
 def _initialisers(module: nn.Module) -> Iterator[Callable]:
@@ -185,13 +203,27 @@ def _renew_spectral_norms(model: nn.Module) -> None:
                 weight[place] = _SpectralNorm(weight.original, *own).train(norm.training)
 
 
+def _weight_norms(model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
+    """Return the lengths of each weight norm, and those that its directions have."""
+    norms = [m for m in model.modules() if isinstance(m, parametrize.ParametrizationList)]
+    norms = [m for m in norms if isinstance(m[0], _WeightNorm)]
+    return [(m.original0, torch.norm_except_dim(m.original1, 2, m[0].dim)) for m in norms]
+
+
+def _renew_weight_norms(model: nn.Module, before: list[torch.Tensor]) -> None:
+    """Let lengths be those of new directions, times what they were if that was one number."""
+    for ratio, (lengths, own) in zip(before, _weight_norms(model), strict=True):
+        if not ratio.is_meta and torch.allclose(ratio, ratio.flatten()[0], rtol=1e-3):
+            lengths.copy_(own * ratio.flatten()[0])
+
+
 def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> bool:
     """Return whether a parameter hardly left its constructor so; `new` is what a method made it."""
     if not _is_trainable(old):
         return False
-    if _is_set(old):  # a weight of one number, but zero
-        return old.dim() > 1 and not _is_set(new) and bool(old.float().median() != 0)
-    if _is_set(new) and new.float().median() != 0:  # a norm's ones
+    if is_set(old):  # a weight of one number, but zero
+        return old.dim() > 1 and not is_set(new) and bool(old.abs().float().median() != 0)
+    if is_set(new) and new.abs().float().median() != 0:  # a norm's ones
         return True
     if old.dim() > 1 or torch.equal(old, new):
         return old.dim() == 1
@@ -204,13 +236,7 @@ def _spread(tensor: torch.Tensor) -> float:
 
 
 def _is_trainable(tensor: torch.Tensor) -> bool:
-    return tensor.requires_grad and tensor.is_floating_point()
-
-
-def _is_set(tensor: torch.Tensor) -> bool:
-    """Return whether most entries share one value, which no random tensor's do."""
-    values = tensor.detach().flatten().float()
-    return bool(2 * (values == values.median()).sum() > len(values)) if len(values) else True
+    return tensor.requires_grad  # which only real and complex numbers do
 
 
 def _is_alike(one: torch.Tensor, two: torch.Tensor) -> bool:
@@ -231,7 +257,7 @@ def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
 
 def _follows(old: torch.Tensor, fans: Fans) -> bool:
     """Return whether values are random: of one number, whether it may be PyTorch's own bias."""
-    return bool(old.abs() <= 1 / sqrt(fans.fan_in)) if old.numel() == 1 else not _is_set(old)
+    return bool(old.abs() <= 1 / sqrt(fans.fan_in)) if old.numel() == 1 else not is_set(old)
 
 
 def _fans(
@@ -249,97 +275,32 @@ def _fans(
     return Fans(prod(shape[1:]), shape[0] * prod(shape[2:]), groups)
 
 
-def _find_law(found: list[tuple[float, Fans]], laws: Mapping[str, tuple]) -> Law:
+def _find_law(found: list[tuple[float, Fans]], laws: Mapping[str, tuple]) -> tuple[Law, tuple]:
     def misfit(entry) -> float:
         law, factors = entry
         logs = [log(spread / law(fans)) for spread, fans in found]
         near = (abs(median(logs) - log(factor)) for factor in factors)
         return pstdev(logs) + min(near, default=log(2))
 
-    return min(laws.values(), key=misfit)[0]
+    return min(laws.values(), key=misfit)
+
+
+def _meets(spread: float, fans: Fans, tensor, law: Law, factor: float, least=0.0) -> bool:
+    """Return whether a tensor's spread is a law's times a factor, up to chance."""
+    return abs(log(spread / law(fans) / factor)) < max(least, 2 / sqrt(tensor.numel()))
 
 
 def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) -> torch.Tensor:
     if not isinstance(old, nn.Parameter):
-        return _repeated(f"the buffer {name}", old, shape)
+        return repeated(f"the buffer {name}", old, shape)
     if not _is_trainable(old):
-        new = _repeated(f"the frozen parameter {name}", old, shape)
+        new = repeated(f"the frozen parameter {name}", old, shape)
     elif shape == tuple(old.shape):
         new = old * factor  # as random as it was
-    elif is_random(old) and _is_set(old):
-        new = _stretched(old, shape)
+    elif is_random(old) and is_set(old):
+        new = stretched(old, shape)
     else:
         new = drawn(old, shape, factor)
     new = nn.Parameter(new, old.requires_grad)
     vars(new).update(vars(old))  # timm's marks, such as that it has no weight decay
     return new
-
-
-def _stretched(old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Return set values in another shape: blocks keep their shares, a diagonal stays one.
-
-    Examples
-    --------
-    >>> _stretched(torch.tensor([0, 0, 1, 1, 0, 0]), (3,)), _stretched(torch.eye(2), (3, 3)).trace()
-    (tensor([0, 1, 0]), tensor(3.))
-    """
-    if old.dim() > 1:
-        inside, usual, rest = (
-            _diagonal(old.shape),
-            float(old.float().median()),
-            old.detach().clone(),
-        )
-        rest[inside] = usual
-        if not is_random(rest):  # also one for each gate or group, as nn.init.dirac_ makes them
-            new = old.new_full(shape, usual)
-            new[_diagonal(shape)] = _stretched(old[inside], (shape[0], *shape[2:]))
-            return new
-    for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
-        old = old.index_select(dim, torch.arange(after, device=old.device) * before // after)
-    return old
-
-
-def _diagonal(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the places of a matrix's diagonal, or of those of squares one below the other."""
-    rows = torch.arange(shape[0])
-    return rows, rows % shape[1]
-
-
-def _repeated(what: str, old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    same = old
-    for dim, (before, after) in enumerate(zip(old.shape, shape, strict=True)):
-        if before != after:
-            same = same.narrow(dim, 0, 1)
-            if not old.is_meta and not torch.equal(same.expand_as(old), old):
-                hint = "; requires_grad_(True) has it drawn anew" * isinstance(old, nn.Parameter)
-                if what.endswith(("_u", "_v")):  # torch.nn.utils.spectral_norm's, by hooks
-                    hint = "; torch.nn.utils.parametrizations.spectral_norm's is known"
-                raise ValueError(
-                    f"expected {what} with equal values along dimension {dim}, whose size changes "
-                    f"from {before} to {after}: what belongs there is unknown{hint}"
-                )
-    return same.expand(shape).clone()
-
-
-def is_random(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has values which differ, and which can be drawn."""
-    if tensor.is_meta or not tensor.is_floating_point() or not tensor.numel():
-        return False
-    return bool(tensor.min() != tensor.max())
-
-
-def drawn(old: torch.Tensor, shape: tuple[int, ...], factor: float = 1.0) -> torch.Tensor:
-    """Return random values, uniform or normal as a tensor's are, with a factor times its spread."""
-    if old.is_meta:
-        return old.new_empty(shape)
-    if not is_random(old):
-        return old.new_full(shape, float(old.flatten()[0]))
-    spread, middle = float(old.std()), float(old.mean())
-    if abs(middle) < 4 * spread / sqrt(old.numel()):
-        middle = 0.0
-    uniform = float((old - middle).abs().max()) < 2 * spread  # a uniform's ends: 1.73 spreads
-    new = old.new_empty(shape)
-    spread *= factor
-    if uniform:
-        return new.uniform_(middle - sqrt(3) * spread, middle + sqrt(3) * spread)
-    return new.normal_(middle, spread)

@@ -18,6 +18,9 @@ from ..templates import round_filters
 from .channels import Channels, Size, evaluate, symbols
 
 _TRIES = 500  # of numbers of filters for one layer, until what follows from one has a solution
+_RETURNED = "makes what the network returns"
+_REST = re.compile(r"\d+( - (\d+\*)?s\d+)+")  # what others leave of a number
+_SUM = re.compile(r"((\d+\*)?s)?\d+( \+ ((\d+\*)?s)?\d+)*")
 _SEARCH = 8192  # how far from the wished filters numbers that run are looked for
 
 
@@ -88,6 +91,7 @@ def find_layers(channels: Channels) -> Layers:
     Symbols that contribute to one convolution's filters and are still free are one layer together:
     of a convolution whose output is split, the pieces keep their proportions.
     """
+    channels = _of_fixed_joins(channels)
     solver, found, frozen = _Solver(channels), [], {}
     owners = dict.fromkeys(solver.values, -1)
     for conv in channels.convs:
@@ -106,11 +110,33 @@ def find_layers(channels: Channels) -> Layers:
             layer = found[owned]
             found[owned] = replace(layer, convs=tuple(dict.fromkeys((*layer.convs, conv.name))))
         elif symbols(conv.filters):
-            frozen[conv.name] = "makes what the network returns"
+            frozen[conv.name] = channels.kept.get(symbols(conv.filters)[0], _RETURNED)
         else:
             one = conv.filters == 1
-            frozen[conv.name] = "has one filter" if one else "has the only number that runs"
+            frozen[conv.name] = "has one filter" if one else "has a size that code makes a number"
     return Layers(channels, tuple(found), frozen)
+
+
+def _of_fixed_joins(channels: Channels) -> Channels:
+    """Let filters stay that are joined to a fixed number; tie what is cut again as it was joined.
+
+    Else only the sum would be kept: what is joined and what is cut would have other boundaries.
+    """
+    sizes, kept, ties = channels.sizes, dict(channels.kept), []
+    filters = {s for conv in channels.convs if conv.spatial for s in symbols(conv.filters)}
+    sums = [str(conv.filters) for conv in channels.convs if _REST.fullmatch(str(conv.filters))]
+    for sides in filter(None, map(_sides, channels.guards)):
+        joined = [side for side in sides if len(filters.intersection(symbols(side))) > 1]
+        if len(joined) != 1 or not all(map(_SUM.fullmatch, sides)):
+            continue
+        if not all(map(symbols, sides)):
+            sums += joined
+        one, two = ({evaluate(s, sizes): s for s in side.split(" + ")} for side in sides)
+        # By their original sizes, where those tell them apart.
+        if one.keys() == two.keys() and all(side.count("+") == len(one) - 1 for side in sides):
+            ties += [f"Eq({one[size]}, {two[size]})" for size in one if one[size] != two[size]]
+    kept = {s: "joins others to a fixed number" for size in sums for s in symbols(size)} | kept
+    return replace(channels, kept=kept, guards=(*channels.guards, *ties))
 
 
 class _Unsolvable(Exception):

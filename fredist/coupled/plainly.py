@@ -5,7 +5,12 @@ import re
 from math import prod
 
 import torch
-from torch.nn.functional import batch_norm, group_norm
+from torch.nn.functional import (
+    batch_norm,
+    group_norm,
+    interpolate,
+    multi_head_attention_forward,
+)
 from torch.overrides import TorchFunctionMode
 
 _RESHAPES = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
@@ -22,7 +27,9 @@ class Plainly(TorchFunctionMode):
     half of a trace's time would be theirs.
     An open dimension of a reshape (-1) that stays a quotient by symbols, as of the windows of a
     HaloNet, is the number that it was: else all that is computed from it drags the quotient along.
-    So is a one-dimensional convolution's kernel, which a weight of three dimensions does not tell.
+    So is a one-dimensional convolution's kernel, which a weight of three dimensions does not tell,
+    and the scale of an interpolation. Attention is PyTorch's way without its map, of the same cost:
+    the other takes the square root of a size by Python's `math`, which would make it a number.
     """
 
     def __init__(self):
@@ -38,6 +45,10 @@ class Plainly(TorchFunctionMode):
             weight = args[1] if len(args) > 1 else kwargs["weight"]
             for size in weight.shape[2:]:
                 int(size)
+        if func is interpolate:
+            args, kwargs = _scaled(*args, **(kwargs or {}))
+        if func is multi_head_attention_forward:
+            return _attended(*args, **(kwargs or {}))
         if func in _RESHAPES and not kwargs:
             args = _closed(*args)
         return func(*args, **(kwargs or {}))
@@ -52,6 +63,32 @@ def _norm(func, *args, **kwargs) -> list[torch.Tensor]:
     if "num_groups" in asked:
         torch._check(found[0].shape[1] % asked["num_groups"] == 0)
     return found
+
+
+def _scaled(*args, **kwargs) -> tuple[tuple, dict]:
+    """Return an interpolation's arguments with numbers for its scale, which is no channel count."""
+    asked = inspect.signature(interpolate).bind(*args, **kwargs)
+    scale = asked.arguments.get("scale_factor")
+    if isinstance(scale, torch.SymInt):
+        asked.arguments["scale_factor"] = int(scale)
+    elif isinstance(scale, tuple | list):
+        asked.arguments["scale_factor"] = [float(size) for size in scale]
+    return asked.args, asked.kwargs
+
+
+def _attended(*args, **kwargs) -> tuple:
+    """Return attention's output, and an empty map of its shape if one is asked for."""
+    asked = inspect.signature(multi_head_attention_forward).bind(*args, **kwargs)
+    asked.apply_defaults()
+    held = asked.arguments
+    wanted, held["need_weights"] = held["need_weights"], False
+    output, weights = multi_head_attention_forward(*asked.args, **asked.kwargs)
+    if wanted:
+        query, key = held["query"], held["key"]
+        heads = [] if held["average_attn_weights"] else [held["num_heads"]]
+        added = (held["bias_k"] is not None) + held["add_zero_attn"]
+        weights = output.new_zeros(*query.shape[1:-1], *heads, len(query), len(key) + added)
+    return output, weights
 
 
 def _closed(tensor: torch.Tensor, *shape) -> tuple:

@@ -22,6 +22,9 @@ from .trace import trace
 
 # The options of `redistribute`: how to plan, what the result may cost, and the rest.
 HOW = ("filters", "tie", "groups", "fixed", "vertex", "keep_total", "round_to")
+# The convolutions of each of the layers of the paper's networks, shortcuts among them.
+_CONVS = {"vgg19": (1,) * 16, "resnet50": (11, 13, 19, 10), "mobilenet": (1,) + (2,) * 13}
+_CONVS["inception"] = (1,) + (7,) * 9
 COSTS = ("params", "macs", "memory", "latency")
 _ALL = (*HOW, *COSTS, "template", "width", "like", "image_size", "quiet", "num_classes", "in_chans")
 
@@ -49,7 +52,7 @@ class Traced:
     ) -> Redistribution:
         """Return the redistribution under a template, or with filters of one's own, as a value."""
         channels, layers = self.found.channels, self.found.layers
-        units = make_groups(layers, tie, groups, fixed)
+        units, made_by = make_groups(layers, tie, groups, fixed), _asked(template, width, filters)
         if filters is None:
             filters = _solved(units, template, width, vertex, rounding)
         else:
@@ -64,7 +67,7 @@ class Traced:
         for layer, after in zip(layers, self.found.filters(values), strict=True):
             asked, said = wished[layer.name], [notes[layer.name]]
             if after != asked:
-                said.append(f"{asked} would not run")
+                said.append(f"{asked} would not run as traced")
             said += _out_of_proportion(layer, after, sizes, channels.sizes, values)
             note = "; ".join(filter(None, said))
             rows.append(Row(layer.name, len(layer.convs), layer.filters, after, note))
@@ -79,8 +82,7 @@ class Traced:
             source=self.source,
             options=self.options,
             image_shape=self.image_shape,
-            template=template,
-            width=float(templates.exact_width(width)),
+            **made_by,
             rows=tuple(rows),
             **channels.changes(values),
             **counts,
@@ -106,21 +108,29 @@ class Papers:
         # Which convention made the filters no longer matters.
         shape = {name: value for name, value in self.options.items() if name != "convention"}
         rows = [
-            Row(f"{FAMILIES[self.model].layer} {i}", 1, *filters)
-            for i, filters in enumerate(zip(known.filters, new.filters, strict=True), 1)
+            Row(f"{FAMILIES[self.model].layer} {i}", convs, *filters)
+            for i, (convs, *filters) in enumerate(
+                zip(_CONVS[self.model], known.filters, new.filters, strict=True), 1
+            )
         ]
         return Redistribution(
             source=f"fredist/{self.model}",
             options=shape | {"filters": new.filters},
             image_shape=(new.in_chans, self.image_size, self.image_size),
-            template=template,
-            width=float(templates.exact_width(width)),
+            **_asked(template, width, options.get("filters")),
             rows=tuple(rows),
             shapes={},
             integers=(),
             params=(known.params, new.params),
             macs=(known.macs(self.image_size), new.macs(self.image_size)),
         )
+
+
+def _asked(template: str, width: float, filters: Sequence | None) -> dict:
+    """Return what made the filters; as `create_model` has it, nothing if they are one's own."""
+    if filters is not None:
+        return {"template": None, "width": None}
+    return {"template": template, "width": float(templates.exact_width(width))}
 
 
 def study(model: str | nn.Module, image_size: int | None = None, **options) -> Traced | Papers:

@@ -2,13 +2,14 @@
 
 import operator
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from math import prod
 
 import torch
 from torch.utils._pytree import tree_leaves
 
-from .channels import BATCH, Size, size_of
+from .channels import BATCH, Size, size_of, symbols
 
 _CONTRACTIONS = {"einsum", "tensordot", "inner"}
 _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu"}
@@ -75,6 +76,41 @@ def products(outputs: Sequence[torch.fx.Node], images: torch.fx.Node) -> Iterato
     for node in _behind(outputs):
         if (product := _product(node)) is not None:
             yield size_of(product if node in batched else BATCH * product)
+
+
+def entries(
+    held: Sequence[torch.fx.Node], integers: Sequence[torch.fx.Node], guards: Sequence[str]
+) -> Iterator[str]:
+    """Yield the symbols of sizes that count entries, of all tensors held and those of integers.
+
+    That is how many an embedding has; what buffers of integers index, as a permutation does, and
+    how many these are; and the first dimension of a tensor that no other has and no layer makes,
+    such as of learnt queries.
+    """
+    for node in held[0].graph.nodes:
+        kind, indexed = _kind(node.target), []
+        if kind == "index":
+            indexed = [(dim, by) for dim, by in enumerate(node.args[1]) if by is not None]
+        elif kind in ("index_select", "embedding"):
+            indexed = [(0, node.args[1]) if kind == "embedding" else node.args[1:3]]
+        for dim, by in indexed:
+            of_sizes = False
+            while len(by.all_input_nodes) == 1:  # such as a view
+                of_sizes |= _kind(by.target) == "arange"
+                (by,) = by.all_input_nodes
+            if by in integers or (kind == "embedding" and not of_sizes):
+                sizes = by.meta["val"].shape if by in integers else ()
+                for size in (node.args[0].meta["val"].shape[dim], *sizes):
+                    yield from symbols(size_of(size))
+    shapes = [[size_of(size) for size in node.meta["val"].shape] for node in held]
+    terms = [re.split(" [+-] |, ", guard) for guard in guards if guard.startswith("Eq(")]
+    alone = [[term for term in some if len(symbols(term)) == 1] for some in terms]
+    named = ({s for size in sizes for s in symbols(size)} for sizes in (*shapes, *alone))
+    shared = Counter(s for one in named for s in one)
+    for node, (first, *others) in zip(held, shapes, strict=True):
+        layers = [use for use in node.users if _kind(use.target).startswith(("linear", "conv"))]
+        if others and shared[first] == 1 and not layers:
+            yield first
 
 
 def _makes_batch(node: torch.fx.Node) -> bool:

@@ -14,7 +14,6 @@ from ..networks.budget import GRID, largest
 from . import sources
 from .plan import COSTS, HOW, study
 from .redistribution import Redistribution
-from .trace import on_meta
 
 MEMORY_BATCH = 64  # as in Table 3
 _LATENCY_GRID = 20  # widths to a twentieth
@@ -114,15 +113,22 @@ def ratios(redistribution: Redistribution, model: nn.Module | None = None) -> st
     """Return what a redistributed network costs, as ratios to its original, in words."""
     costs = {"params": redistribution.params, "MACs": redistribution.macs}
     bare, shape = redistribution.bare(model), redistribution.image_shape
-    costs["memory"] = [memory_of(one, shape) for one in (bare, redistribution.build(bare))]
+    with contextlib.suppress(ValueError):  # selects by values, which has no size beforehand
+        costs["memory"] = [memory_of(one, shape) for one in (bare, redistribution.build(bare))]
     said = (f"{what} {after / before:.2f}x" for what, (before, after) in costs.items())
     return f"{', '.join(said)} of the original's"
 
 
 def memory_of(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
     """Return the peak bytes of all tensors in inference of 64 images, as Table 3's are computed."""
-    model = on_meta(model)
-    return tensor_peak(model, sources.images(model, image_shape, MEMORY_BATCH), "inference")
+    model = sources.on_meta(model)
+    try:
+        return tensor_peak(model, sources.images(model, image_shape, MEMORY_BATCH), "inference")
+    except (RuntimeError, NotImplementedError) as error:
+        raise ValueError(
+            "expected a network whose memory follows from sizes, got one that reads "
+            f"tensors' values, such as a mask: take a budget of params or macs ({str(error)[:150]})"
+        ) from error
 
 
 def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:

@@ -12,7 +12,6 @@ from ..networks import Network, create_model
 from . import sources
 from .build import check, resize
 from .initial import newly_built
-from .trace import on_meta
 
 _ASKED = ("template", "width", "convention")  # of `create_model`
 
@@ -32,15 +31,16 @@ class Row:
 class Redistribution:
     """A network with new filters: all that decides it, and what it costs; JSON holds all of it.
 
-    `shapes` and `integers` are the tensors and the attributes of modules that change. `params` and
-    `macs` (of one image) are the original's and the new network's.
+    `template` and `width` are None with filters of one's own. `shapes` and `integers` are the
+    tensors and the attributes of modules that change. `params` and `macs` (of one image) are the
+    original's and the new network's.
     """
 
     source: str
     options: Mapping
     image_shape: tuple[int, int, int]
-    template: str
-    width: float
+    template: str | None
+    width: float | None
     rows: tuple[Row, ...]
     shapes: Mapping[str, tuple[int, ...]]
     integers: tuple[tuple[str, str, int | None, int], ...]
@@ -97,7 +97,7 @@ class Redistribution:
                 return self.build(original=True)
         if model is None and self.source:
             model = sources.create_bare(*sources.find(self.source), **self.options)
-        return on_meta(model)
+        return sources.on_meta(model)
 
     def to_json(self) -> str:
         """Return all of it as JSON, from which `rebuild` makes the network without tracing."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import nn
+from torch.nn.parameter import UninitializedTensorMixin
 
 from ..checks import check_integer, closest
 
@@ -80,6 +81,19 @@ def copied(model: nn.Module, memo: dict | None = None) -> nn.Module:
         raise ValueError(
             f"expected modules that can be copied, got one that holds {held}: {str(error)[:60]}"
         ) from error
+
+
+def on_meta(model: nn.Module) -> nn.Module:
+    """Return a copy of a model on the meta device, without copying its tensors first."""
+    memo = {}
+    for t in (*model.parameters(), *model.buffers()):
+        if isinstance(t, UninitializedTensorMixin):
+            raise ValueError(
+                "expected tensors with sizes, got lazy modules without: run the network once first"
+            )
+        twin = torch.empty_like(t, device="meta")
+        memo[id(t)] = nn.Parameter(twin, t.requires_grad) if isinstance(t, nn.Parameter) else twin
+    return copied(model, memo)
 
 
 def create_bare(library: str, name: str, **options) -> nn.Module:

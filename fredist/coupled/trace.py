@@ -19,13 +19,12 @@ import torch
 from torch import nn
 from torch.export import Dim, export
 from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.parameter import UninitializedTensorMixin
 from torch.utils._pytree import tree_leaves
 
 from . import sources
 from .channels import BATCH, Channels, Conv, Size, likely, no_channels, size_of, symbols
 from .plainly import Plainly
-from .products import plain, products
+from .products import entries, plain, products
 
 # Names of integers of a module that are no channel counts, whatever their value.
 _NOT_CHANNELS = re.compile(
@@ -39,6 +38,10 @@ _UNREAD |= {"num_channels"}
 
 # What to do about an error of the trace, by its words, where images of another size do not help.
 _HINTS = {
+    "not a known type": "return tensors, in tuples, lists or dicts",
+    "ufunc": "compute sizes with ** 0.5 or Python's math, not with NumPy",
+    "unhashable": "its code looks something up by an integer equal to a channel count: choose by a "
+    "string, or by a name that ends in _size",
     "device": "hold constant tensors by register_buffer, or make them with device=x.device",
     "required positional argument": "give a module whose forward() takes images alone, such as "
     "what reads one of them",
@@ -70,7 +73,7 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     UserWarning
         If training cannot be traced: parameters that evaluation leaves unused keep their shapes.
     """
-    model = on_meta(model)
+    model = sources.on_meta(model)
     found, unused = _trace(model, image_shape, *larger)
     if unused:
         try:
@@ -141,7 +144,13 @@ def _trace(
     read = {
         place for place, node in zip(attributes, held[len(tensors) :], strict=True) if node.users
     }
-    kept, unread = no_channels(attributes, read, named, guards)
+    integers, unread = no_channels(attributes, read, named, guards)
+    kept = dict.fromkeys(integers, "is an integer of the network's")
+    pairs = zip(tensors.items(), held, strict=False)
+    buffers = [node for (_, t), node in pairs if not t.is_floating_point()]
+    kept |= dict.fromkeys(
+        entries(held[: len(tensors)], buffers, guards), "has an order that a buffer holds"
+    )
     attributes |= likely(unread, named, sizes)
     attributes |= {place: size_of(size) for place, size in runner.groups.items()}
     returned, evaluated = (
@@ -152,8 +161,8 @@ def _trace(
         ]
         for some in (nodes[-1].args[0], nodes[-1].args[0][-runner.outputs :])
     )
-    kept |= {s for a in returned for size in a.meta["val"].shape for s in symbols(size_of(size))}
-    kept &= sizes.keys()  # others count values, such as nonzero's: they are no tensor's given
+    dims = (size_of(size) for a in returned for size in a.meta["val"].shape)
+    kept |= {s: "makes what the network returns" for size in dims for s in symbols(size)}
     maps |= _maps(runner.ran)
     convs = [
         Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
@@ -167,7 +176,8 @@ def _trace(
         tuple(convs),
         tuple(products(evaluated, seen)),
         guards,
-        frozenset(kept),
+        # Others count values, such as nonzero's: they are no tensor's given.
+        {symbol: reason for symbol, reason in kept.items() if symbol in sizes},
     )
     return channels, unused
 
@@ -290,19 +300,6 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
                 for place, value in enumerate(values):
                     if value in channels:
                         yield (name, attribute, place if listed else None), value
-
-
-def on_meta(model: nn.Module) -> nn.Module:
-    """Return a copy of a model on the meta device, without copying its tensors first."""
-    memo = {}
-    for t in (*model.parameters(), *model.buffers()):
-        if isinstance(t, UninitializedTensorMixin):
-            raise ValueError(
-                "expected tensors with sizes, got lazy modules without: run the network once first"
-            )
-        twin = torch.empty_like(t, device="meta")
-        memo[id(t)] = nn.Parameter(twin, t.requires_grad) if isinstance(t, nn.Parameter) else twin
-    return sources.copied(model, memo)
 
 
 def _dynamic(tensor: torch.Tensor, kernel: bool = False) -> dict | None:
