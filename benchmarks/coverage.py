@@ -6,12 +6,15 @@ a process of its own. docs/coverage.md is written anew, with what fails and why.
 
 import argparse
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
 from itertools import product
 from statistics import median
 
@@ -195,23 +198,41 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--one", help="examine this network here and print what became of it")
     parser.add_argument("--all", action="store_true", help="every CNN of timm, not one a family")
-    parser.add_argument("--log", default="coverage.jsonl", help="keep what is known here; go on")
+    parser.add_argument(
+        "--log", default="coverage.jsonl", help="go on from here; removed in the end"
+    )
     parser.add_argument("--limit", type=float, default=900, help="seconds for one network")
     asked = parser.parse_args()
     if asked.one:
         torch.set_num_threads(1)
         print(json.dumps(examine(asked.one)))
         return
+    where = describe(torch.device("cpu"))
+    where = {name: where[name] for name in ("device", "torch", "revision")}
     with open(asked.log, "a+", encoding="utf-8") as log:
         log.seek(0)
-        known = {found["source"]: found for found in map(json.loads, log)}
+        known = read_log(lines := log.readlines(), where)
+        if lines and not lines[-1].endswith("\n"):
+            print(file=log)  # the next line is not the rest of one that was cut short
         families = networks(asked.all)
         for source in (name for names in families.values() for name in names):
             if source not in known:
-                known[source] = in_a_process(source, asked.limit)
+                known[source] = in_a_process(source, asked.limit) | where
                 print(json.dumps(known[source]), file=log, flush=True)
                 print(f"{source}: {known[source]['works']} of {TRIES}", flush=True)
     write_whole(PLACE, as_text(families, known).encode())
+    os.remove(asked.log)  # the next call examines all anew
+
+
+def read_log(lines: Iterable[str], where: dict) -> dict[str, dict]:
+    """Return what is known of networks: of this machine, torch and revision, in whole lines."""
+    known = {}
+    for line in lines:
+        with suppress(ValueError):  # of one that was cut short
+            found = json.loads(line)
+            if where.items() <= found.items():
+                known[found["source"]] = found
+    return known
 
 
 def in_a_process(source: str, limit: float) -> dict:

@@ -126,13 +126,13 @@ def _places(name: str, root: Path) -> Iterator[tuple]:
     # Rows of parquet have no numbers by which to take a part.
     trees += [path for path in whole if not readers.parquet_files(path)]
     for path in (root / name, *trees):
-        yield "image folders", readers.read_folders, path, (path / "train").is_dir()
+        yield "image folders", readers.read_folders, path, readers.is_tree(path)
 
 
-def _find(name: str, root: Path) -> tuple | None:
-    """Return the first of a set's places that is there."""
+def _found(name: str, root: Path) -> Iterator[list]:
+    """Yield (source, reader, path) of those of a set's places that are there."""
     try:
-        return next((place for *place, there in _places(name, root) if there), None)
+        yield from (place for *place, there in _places(name, root) if there)
     except OSError as error:  # of another user
         raise DataError(root / name, "files that can be read", error) from error
 
@@ -146,7 +146,7 @@ def at_hand(name: str, folder: Folder = None) -> bool:
     True
     """
     try:
-        return _find(name, _root(folder)) is not None
+        return any(_found(name, _root(folder)))
     except DataError:  # they are there, and `load` says what is wrong
         return True
 
@@ -240,11 +240,11 @@ _learned: dict[tuple[str, Path], str | None] = {}  # fingerprints of the sets in
 def load(
     name: str, folder: Folder = None, *, download: bool = False, progress: Progress | None = None
 ) -> ImageSet:
-    """Return a data set of `DATASETS`, from the first of its places in `folder` that is there.
+    """Return a data set of `DATASETS`, from the first of its places in `folder` that is whole.
 
     With `download`, the official archive is fetched if there is none. While its files stay as they
     are, a set is decoded once, and read once in a process; `progress(iterable, total, label)` wraps
-    what takes long. Raises `DataNotFound`, or `DataError` for a damaged file.
+    what takes long. Warns of damaged ones. Raises `DataNotFound`, or `DataError` if none is whole.
 
     Examples
     --------
@@ -253,23 +253,46 @@ def load(
     """
     root, info = _root(folder), DATASETS[check_choice("data set", name, DATASETS)]
     progress = progress or (lambda iterable, total, label: iterable)
-    if not (place := _find(name, root)) and download:
+    if not (images := _first_whole(name, root, progress)) and download:
         _download(info, root / info.url.rpartition("/")[2], progress)
-        place = _find(name, root)
-    if not place:
+        images = _first_whole(name, root, progress)
+    if not images:
         looked = "".join(f"\n  {path} ({source})" for source, _, path, _ in _places(name, root))
         raise DataNotFound(
             f"expected {info.label} in one of these places, got nothing there:{looked}\n"
             f"`make data` or download=True fetch {info.url}; or put a copy into {root}; "
             f"or let FREDIST_DATA name a folder that has {name} in it."
         )
-    file = _cache_file(name, place[-1])
+    _learned[name, root] = images.fingerprint
+    return images
+
+
+def _first_whole(name: str, root: Path, progress: Progress) -> ImageSet | None:
+    """Return the set from the first place that is whole, None if there is no place."""
+    wrong, images, places = None, None, _found(name, root)
+    while not images:
+        try:  # none follows one that cannot be looked into
+            if not (place := next(places, None)):
+                break
+            images = _read(name, *place, progress)
+        except DataError as error:
+            wrong = wrong or error
+    if wrong and not images:
+        raise wrong
+    if wrong:
+        warnings.warn(f"{wrong}. Read instead: {place[-1]}", stacklevel=3)
+    return images
+
+
+def _read(name: str, source: str, read: Callable, path: Path, progress: Progress) -> ImageSet:
+    """Return the set at a place, as it was decoded before if it was."""
+    file = _cache_file(name, path)
     if (images := _loaded.get(file)) is None:
         from torch import from_numpy
 
         names = [field.name for field in fields(ImageSet)]
         if (values := _read_cache(file, *names)) is None:
-            values = _decode(name, *place, progress)
+            values = _decode(name, source, read, path, progress)
             _write_cache(file, dict(zip(names, values, strict=True)))
         _, source, classes, found, *arrays = values
         classes = tuple(map(str, classes))
@@ -277,15 +300,14 @@ def load(
         if len(_loaded) > 1:
             _loaded.clear()
         _loaded[file] = images
-    _learned[name, root] = images.fingerprint
     return images
 
 
-def fingerprint(name: str, folder: Folder = None) -> str | None:
+def fingerprint(name: str, folder: Folder = None, *, decode: bool = True) -> str | None:
     """Return a set's fingerprint: the known one, else that of the data at hand, else None.
 
-    Cheap: nothing is decoded unless it never was, and files are looked at once in a process. Those
-    that are damaged give None: what there is to show needs no data, and `load` names the fault.
+    Cheap: files are looked at once in a process, and decoded only if they never were, without
+    `decode` not even then. Those that are damaged give None: `load` names what is wrong with them.
 
     Examples
     --------
@@ -294,13 +316,15 @@ def fingerprint(name: str, folder: Folder = None) -> str | None:
     """
     known = DATASETS[check_choice("data set", name, DATASETS)].fingerprint
     key = name, _root(folder)
-    if known is None and key not in _learned:
+    looked = key in _learned and not (decode and _learned[key] == "")  # "": not decoded so far
+    if known is None and not looked:
         with suppress(DataError, OSError):
-            if place := _find(*key):
-                _learned[key] = None  # unless it can be read
+            if place := next(_found(*key), None):
+                _learned[key] = None if decode else ""  # unless it can be read
                 kept = _read_cache(_cache_file(name, place[-1]), "fingerprint")
-                _learned[key] = str(kept[0]) if kept else load(name, folder).fingerprint
-    return known or _learned.get(key)
+                if kept or decode:
+                    _learned[key] = str(kept[0]) if kept else load(name, folder).fingerprint
+    return known or _learned.get(key) or None
 
 
 def subset(images: ImageSet, train_images: int | None, test_images: int | None) -> ImageSet:

@@ -36,7 +36,8 @@ _PRECISIONS += product(("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn"))
 def choose_device(name: str | torch.device | None = None) -> torch.device:
     """Return the device of that name, by default CUDA where there is one.
 
-    It does one convolution: a build of PyTorch can list a GPU that it has no code for.
+    It does one convolution: a build of PyTorch can list a GPU that it has no code for. Raises
+    `torch.OutOfMemoryError` if others fill its memory, else `RuntimeError`.
 
     Examples
     --------
@@ -50,10 +51,16 @@ def choose_device(name: str | torch.device | None = None) -> torch.device:
         image = torch.ones(1, 1, 3, 3, device=device)
         conv2d(image, image).sum().item()
     except (RuntimeError, AssertionError) as error:
+        said = (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        if "out of memory" in said:  # of PyTorch's allocator, or of CUDA at its first use
+            raise torch.OutOfMemoryError(
+                f"expected memory on {device}, got {said}: end what else uses it, or choose the "
+                "device cpu"
+            ) from error
         raise RuntimeError(
             f"expected a device that can run a convolution, but {device} with PyTorch "
-            f"{torch.__version__} cannot: {str(error).splitlines()[0]}. Install a PyTorch that "
-            "supports your GPU, then `make setup TORCH=system`, or choose the device cpu"
+            f"{torch.__version__} cannot: {said}. Install a PyTorch that supports your GPU, then "
+            "`make setup TORCH=system`, or choose the device cpu"
         ) from error
     return device
 

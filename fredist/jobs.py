@@ -1,11 +1,12 @@
 """Make what is missing, runs and measurements alike: each once, nothing lost, whatever fails."""
 
+import errno
 import json
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
-from contextlib import closing, nullcontext, suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from math import inf
@@ -66,12 +67,12 @@ def make(
     """Make the runs and measurements that have no record yet, and return what came of them.
 
     Measurements first, the smallest first and those computed before those measured; then runs,
-    seeds in order and of each the longest first; of each kind what has failed before is last. On a
-    CPU each core trains a run (as many as `torch.get_num_threads()`). Nothing is timed while a run
-    trains on this machine. Processes and machines with one folder of records divide the jobs: what
-    another makes is waited for at the end. What fails is named, its traceback kept beside the
-    records, and the others go on; only a device or folders that cannot be used are errors. After a
-    Ctrl-C the next call continues.
+    seeds in order and of each the longest first; last what failed before, or ended its process. On
+    a CPU each core trains a run (as many as `torch.get_num_threads()`). Nothing is timed while a
+    run trains on this machine. Processes and machines with one folder of records divide the jobs:
+    what another makes is waited for at the end. What fails is named, its traceback kept beside the
+    records, and the others go on; only a device, folders or a disk that cannot be used are errors.
+    After a Ctrl-C the next call continues.
 
     Parameters
     ----------
@@ -110,13 +111,14 @@ def make(
     work = partial(
         _make_one, device=device, kind=kind, deadline=deadline, remeasure=remeasure, how=how
     )
-    for wait in (False, True):  # first those that nobody else is making
+    # First those that nobody else is making, before what has failed, which may kill this process.
+    for again, wait in ((False, False), (True, False), (True, True)):
         for part, at_once, rule in parts:
             todo = [job for job in part if job in left]
-            todo.sort(key=lambda job: _beside(job, ".failed.json").exists())
+            todo = [job for job in todo if again or not _beside(job, ".failed.json").exists()]
             if todo and time.monotonic() < deadline:
                 with suppress(filelock.Timeout), rule():  # time is up while others are timed
-                    own = partial(work, wait=wait)
+                    own = partial(work, wait=wait, alone=at_once == 1)
                     _share(todo, own, at_once, left, failed, total, partial(_check, device))
     if left:
         print(f"time is up: {len(left)} of {total} left; call again to continue", flush=True)
@@ -126,13 +128,16 @@ def make(
     return Outcome(len(jobs), made, len(left), words)
 
 
-def _check(device: str | torch.device | None) -> None:
-    """Refuse to go on with a GPU that is lost: all others would fail as well."""
+def _check(device: str | torch.device | None, failure: str) -> None:
+    """Refuse to go on with a GPU that is lost or a disk that is full: all others would fail."""
+    kept = "what is done is kept, and the same command continues once"
+    if re.search(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]", failure):
+        raise RuntimeError(f"the disk is full; {kept} there is room: {failure}")
     try:
-        choose_device(device)
+        with suppress(torch.OutOfMemoryError):  # others fill it, who may end: the run's own failure
+            choose_device(device)
     except RuntimeError as error:
-        said = "the device was lost; what is done is kept, and the same command continues"
-        raise RuntimeError(f"{said} once it is back: {error.__cause__}") from error
+        raise RuntimeError(f"the device was lost; {kept} it is back: {error.__cause__}") from error
 
 
 def clean() -> None:
@@ -171,12 +176,7 @@ def _progress(checkpoint: Path) -> tuple[int, set[str]]:
 
 
 def _missing(
-    jobs: list[Job],
-    kind: str | None,
-    download: bool,
-    remeasure: bool,
-    failed: dict,
-    chosen: Callable,
+    jobs: list[Job], kind, download: bool, remeasure: bool, failed: dict, chosen: Callable
 ) -> dict[Job, int]:
     """Return the jobs to make and their MACs; those that cannot be begun are named in `failed`."""
     sizes, store = {}, Store()
@@ -251,11 +251,11 @@ def _share(
             shown.update(whole[job] - counted[job])
             news(job, f"[{total - len(left)}/{total}] {job}: {outcome}")
             if job in failed:
-                check()
+                check(outcome)
 
 
 def _make_one(
-    job: Job, report: Callable, *, device, kind, deadline: float, wait: bool, remeasure: bool, how
+    job: Job, report: Callable, *, device, kind, deadline, wait: bool, alone: bool, remeasure, how
 ) -> str | None:
     """Make one job under its lock; None where time is up, or (without `wait`) others have it."""
     if time.monotonic() >= deadline:
@@ -267,12 +267,26 @@ def _make_one(
             if record and not (remeasure and isinstance(job, Measurement)):
                 said = f"{_words(record.results)} (made by another process)"
             else:
-                said = _make_it(job, report, device, kind, deadline, how)
+                with _marked(job) if alone else nullcontext():
+                    said = _make_it(job, report, device, kind, deadline, how)
             for ending in _ENDINGS:  # the lock, too: see `clean`
                 _beside(job, ending).unlink(missing_ok=True)
             return said
     except (OutOfTime, filelock.Timeout):
         return None
+
+
+@contextmanager
+def _marked(job: Job) -> Iterator[None]:
+    """Have a job named as failed meanwhile: if it kills this process, it is last the next time."""
+    path = _beside(job, ".failed.json")
+    if new := not path.exists():
+        write_whole(path, json.dumps({"job": str(job), "error": "its process ended meanwhile"}))
+    try:
+        yield
+    finally:
+        if new:
+            path.unlink(missing_ok=True)
 
 
 def _make_it(job: Job, report: Callable, device, kind, deadline: float, how: str) -> str:
@@ -311,8 +325,7 @@ def _recorded(identity: str, kind: str | None = None) -> Record | None:
     """Return a record of the user's own of that kind of device, without reading all others."""
     for path in runs_folder().glob(f"*-{identity}-*.json"):
         with suppress(RecordError):
-            record = read_record(path)
-            if record.counts(kind):
+            if (record := read_record(path)).counts(kind):
                 return record
     return None
 

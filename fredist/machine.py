@@ -64,7 +64,7 @@ def holding(
 ) -> Iterator[None]:
     """Hold a lock file, waiting for who else does until the deadline; then `filelock.Timeout`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path)
+    lock = filelock.FileLock(path, mode=0o666)  # for all who share a folder, whatever their umask
     left = max(0.0, deadline - time.monotonic())
     try:
         lock.acquire(timeout=min(left, _PATIENCE))

@@ -185,14 +185,14 @@ class Choices:
         """Return all runs: none for what needs no training.
 
         Of data that are neither known by a fingerprint nor at hand, it is that of a store's runs.
-        Where nothing is made, data at hand are not asked: they may have to be decoded.
+        Where nothing is made, data at hand that were never decoded are not asked.
         """
         if not self.experiment.trained:
             return []
         cells = [(cell, seed) for cell in self.cells() for seed in self.seeds_of(cell)]
         known = {}
         for one in self.datasets:
-            found = data.fingerprint(one) if making else None
+            found = data.fingerprint(one, decode=making)
             if found is None and store is not None:
                 found = store.fingerprint(one)
             known[one] = found or ""  # not None: it is not looked for again with each run

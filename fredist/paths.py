@@ -44,13 +44,12 @@ def folder(variable: str, default: Callable[[], Path]) -> Path:
     """
     if not os.environ.get(variable):
         return default().absolute()
-    path = _expand(variable).absolute()
+    path = _expand(variable, os.environ[variable]).absolute()
     os.environ[variable] = str(path)
     return path
 
 
-def _expand(variable: str, usual: str = "") -> Path:
-    named = os.environ.get(variable) or usual
+def _expand(variable: str, named: str) -> Path:
     try:
         return Path(named).expanduser()
     except RuntimeError:  # a user who is not known, or has no home
@@ -61,7 +60,9 @@ def _expand(variable: str, usual: str = "") -> Path:
 
 
 def _home(variable: str, usual: str) -> Path:
-    return _expand(variable, usual) / "fredist"
+    named = os.environ.get(variable, "")
+    # A relative one would be another folder in each notebook: the XDG specification ignores it.
+    return _expand(variable, named if named.startswith(("/", "~")) else usual) / "fredist"
 
 
 def cache_folder() -> Path:

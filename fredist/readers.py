@@ -57,7 +57,7 @@ def parquet_files(root: Path) -> dict[str, list[Path]]:
     found: dict[str, list[Path]] = {}
     for path in walk(root, 3):
         # The file's name tells its split, or its folder's does: train/0000.parquet.
-        words = (*re.split("[^a-z]+", path.stem.lower()), path.parent.name)
+        words = (*re.split("[^a-z]+", path.stem.lower()), path.parent.name.lower())
         split = next((SPLITS[word] for word in words if word in SPLITS), None)
         # The hub's image folders may have a metadata.parquet, of what else is known of the images.
         if split and path.suffix.lower() == ".parquet" and path.stem != "metadata":
@@ -83,8 +83,12 @@ def _parquet_rows(split: str, file: Path) -> Iterator[Row]:
 
     try:
         table = pq.read_table(file, partitioning=None)
-        image = next(c for c in ("img", "image") if c in table.column_names)
-        label = next(c for c in ("fine_label", "label") if c in table.column_names)
+        image, label = (
+            next((one for one in names if one in table.column_names), None)
+            for names in (("img", "image"), ("fine_label", "label"))
+        )
+        if None in (image, label):
+            raise ValueError(f"columns {', '.join(table.column_names)}")
         images = [v["bytes"] if isinstance(v, dict) else v for v in table[image].to_pylist()]
         # The hub's library keeps the class names in the schema.
         known = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
@@ -94,7 +98,7 @@ def _parquet_rows(split: str, file: Path) -> Iterator[Row]:
     except Exception as error:  # whatever decoders of damaged files raise
         expected = "a parquet file with columns img or image (bytes, path), label or fine_label"
         expected += ", and a list of class names or nothing in its metadata"
-        raise DataError(file, expected, str(error)[:200] or "others") from error
+        raise DataError(file, expected, str(error)[:200] or type(error).__name__) from error
     names = names or [f"{k:03d}" for k in range(1000)]
     expected = f"bytes in column {image}, an integer from 0 to {len(names) - 1} in {label}"
     for i, (content, k) in enumerate(zip(images, table[label].to_pylist(), strict=True)):
@@ -123,6 +127,13 @@ def read_archive(path: Path) -> Iterator[Row]:
             yield "test" if "test" in stem else "train", names[k].decode(), image, f"{path}"
 
 
+def is_tree(root: Path) -> bool:
+    """Return whether a folder has one of training images in it, as `read_folders` expects."""
+    return root.is_dir() and any(
+        path.name.lower() == "train" and path.is_dir() for path in root.iterdir()
+    )
+
+
 def read_folders(root: Path) -> Iterator[Row]:
     """Yield the images of a tree ``<train|test|val>/<class>/...``."""
     names = [path.relative_to(root).as_posix() for path in walk(root)]
@@ -141,6 +152,7 @@ def _tree(names: Collection[str], read: Callable[[str], bytes], root: Path) -> I
     found: dict[str, list[tuple]] = {}
     for name in names:
         split, *inside = name.split("/")
+        split = split.lower()
         # A stray file, or an image outside the class folders, is no image of the set.
         if split in SPLITS and len(inside) > 1 and name.lower().endswith(SUFFIXES):
             number = re.search(r"(\d*)\.\w+$", name)[1]  # 12 of n01443537_12.JPEG

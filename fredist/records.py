@@ -8,12 +8,13 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
 
 from .checks import check_choice, check_integer, check_number
+from .data import DATASETS
 from .paths import RESULTS, runs_folder, write_whole
 from .runs import METHODS, Measurement, Run, canonical, short_hash
 
@@ -237,7 +238,8 @@ class Store:
             other = Counter()
             if named and not folder.is_dir():
                 self.problems.append(f"expected a folder of records, got {folder}")
-            if any(path.parent.name != "unfinished" for path in folder.glob("*/*.json")):
+            inside = (path for path in folder.glob("[!.]*/*.json") if _NAME.fullmatch(path.name))
+            if any(path.parent.name != "unfinished" for path in inside):
                 self.problems.append(f"records in folders of {folder} are not read: move them up")
             for path in sorted(folder.glob("*.json")):
                 if path.name.startswith(".") or not path.is_file():
@@ -281,11 +283,24 @@ class Store:
             default=None,
         )
 
+    def _fingerprints(self, dataset: str) -> Counter[str]:
+        runs = [rs[0].identity for rs in self._records.values() if "recipe" in rs[0].identity]
+        return Counter(run["fingerprint"] for run in runs if run["dataset"] == dataset)
+
     def fingerprint(self, dataset: str) -> str | None:
         """Return the fingerprint that most runs of a data set have, None if there are none."""
-        runs = [rs[0].identity for rs in self._records.values() if "recipe" in rs[0].identity]
-        known = Counter(run["fingerprint"] for run in runs if run["dataset"] == dataset)
+        known = self._fingerprints(dataset)
         return max(known, key=known.get, default=None)
+
+    def other_copies(self, runs: Iterable[Run], device: str | None = None) -> Counter[str]:
+        """Count the runs that have a record on another copy of their data set, by its label."""
+        runs, found = list(runs), Counter()
+        known = {name: set(self._fingerprints(name)) for name in {run.dataset for run in runs}}
+        for run in runs:
+            others = known[run.dataset] - {run.fingerprint}
+            if any(self.find(replace(run, fingerprint=other), device) for other in others):
+                found[DATASETS[run.dataset].label] += 1
+        return found
 
     def devices(self) -> list[str]:
         """Return the names of the devices on which the records were made."""

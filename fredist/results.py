@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from .paper import Cell, Choices
+from .paper import DEVICES, Cell, Choices
 from .printed import published
 from .records import Record, Store
 from .runs import COMPUTED, MEASUREMENT_VERSION, canonical
@@ -137,9 +137,12 @@ def _records(
     chosen = max(found, key=lambda place: len(found[place]))
     at_hand = {key: record for key, run in runs.items() if (record := store.find(run))}
     if left := at_hand.keys() - found[chosen].keys():
-        others = " and ".join(sorted({at_hand[key].device_type for key in left}))
+        what = "device_type" if choices.device in (None, *DEVICES) else "device"
+        others = " and ".join(sorted({getattr(at_hand[key], what) for key in left}))
         own = "" if found[chosen] else f": none was on {chosen}"
         said.append(f"{len(left)} runs were trained on {others} alone, and are left out{own}")
+    for name, count in store.other_copies(runs.values(), choices.device).items():
+        said.append(f"{count} runs were trained on another copy of {name}, and are left out")
     return found[chosen]
 
 
@@ -177,7 +180,7 @@ _MEASURED = {
 def _measured(
     choices: Choices, cells: list[Cell], quantity: str, store: Store, said: list[str]
 ) -> list[dict]:
-    """Return memory or time: of one device, number of threads and PyTorch, the newest of each.
+    """Return memory or time: of one device, its instructions, threads and PyTorch, the newest each.
 
     Of several places that with most of the table, then the newest; what is computed is on no
     device and stands in for all, after real ones.
@@ -194,7 +197,9 @@ def _measured(
         if quantity == "memory" and it["batch"] != MEMORY_BATCHES[it["method"]]:
             continue
         device_type = COMPUTED if it["device"] == COMPUTED else record.device_type
-        place = (it["device"], device_type, it["threads"] or 0, it["torch"])
+        computed = device_type == COMPUTED
+        instructions = "" if computed else record.provenance["sessions"][0].get("instructions")
+        place = (it["device"], device_type, it["threads"] or 0, it["torch"], instructions or "")
         for cell in wanted.get(canonical([it["network"], it["image_size"]]), ()):
             places.setdefault(place, {})[cell, it["method"], it["batch"]] = record
     if not places:
@@ -227,9 +232,9 @@ def _measured(
 
 
 def _named(place: tuple, version: bool = False) -> str:
-    device, _, threads, torch = place
+    device, _, threads, torch, instructions = place
     said = f"{device}, {threads} thread{'s' * (threads > 1)}" if threads else device
-    return f"{said}, PyTorch {torch}" if version else said
+    return f"{said}, PyTorch {torch} {instructions}".rstrip() if version else said
 
 
 def _published(choices: Choices, cells: list[Cell]) -> list[dict]:

@@ -63,8 +63,19 @@ def share(
     """
     waiting, processes = deque(tasks), check_integer("processes", processes)
     while waiting and processes == 1:
-        task = waiting.popleft()
-        yield task, attempt(work, task, partial(tell, task))
+        task, told = waiting.popleft(), []
+
+        def report(news, task=task, told=told):
+            try:
+                tell(task, news)
+            except Exception as error:
+                told.append(error)  # the listener's own, and no failure of the task
+                raise
+
+        outcome = attempt(work, task, report)
+        if told:
+            raise told[0]
+        yield task, outcome
     started: dict[Connection, subprocess.Popen] = {}
     busy: dict[Connection, object] = {}
     try:

@@ -10,10 +10,10 @@ CPU = "AMD EPYC"
 GPU = "NVIDIA H100"
 
 
-def session(device):
+def session(device, **rest):
     """Return what a session says of a device."""
     kind = "cuda" if device.startswith("NVIDIA") else "cpu"
-    return {"device": device, "device_type": kind, "threads": 2, "seconds": 1.0}
+    return {"device": device, "device_type": kind, "threads": 2, "seconds": 1.0} | rest
 
 
 def trained(run, folder, top1, *devices, best=None, **results):
@@ -30,7 +30,9 @@ def trained(run, folder, top1, *devices, best=None, **results):
     return write_record(run, values, history, {"sessions": sessions}, folder).path
 
 
-def measured(network, folder, method, batch, results, device=GPU, *, day=0, **changed):
+def measured(
+    network, folder, method, batch, results, device=GPU, *, day=0, instructions=None, **changed
+):
     """Write a measurement's record, finished `day` days from now, and return its path."""
     fields = {
         "image_size": 32,
@@ -39,7 +41,8 @@ def measured(network, folder, method, batch, results, device=GPU, *, day=0, **ch
         "torch": "2.15.0",
     } | changed
     finished = (datetime.now(UTC) + timedelta(days=day)).isoformat(timespec="seconds")
-    where = {"sessions": [session(CPU if device == COMPUTED else device)], "finished": finished}
+    own = session(CPU if device == COMPUTED else device, instructions=instructions)
+    where = {"sessions": [own], "finished": finished}
     one = Measurement(network, method=method, batch=batch, device=device, **fields)
     return write_record(one, results, {}, where, folder).path
 

@@ -197,7 +197,36 @@ def test_without_a_place_for_the_cache_loading_goes_on(cifar, tmp_path, monkeypa
         assert_same(one, load("cifar10"))
 
 
+def test_where_nothing_may_be_decoded_a_fingerprint_is_that_of_the_cache(cifar, anew, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "canonical", None)  # nothing can be decoded
+        assert fingerprint("cifar10", decode=False) is None
+    assert (learned := fingerprint("cifar10"))  # asked again with leave to decode
+    assert fingerprint("cifar10", decode=False) == learned
+    data._learned.clear()
+    data._loaded.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(readers, "canonical", None)
+        assert fingerprint("cifar10", decode=False) == learned  # as another process sees it
+    assert data._loaded == {}
+
+
 # -- wrong, damaged, incomplete
+
+
+def test_a_damaged_place_hides_no_whole_one_and_is_warned_of(cifar, tmp_path):
+    whole = tmp_path / "hub/datasets--uoft-cs--cifar10/snapshots/aaa/plain_text"
+    shutil.copytree(cifar, whole)
+    right, root = load("cifar10"), tmp_path / "hub"
+    half = root / "datasets--uoft-cs--cifar10/snapshots/bbb/plain_text"
+    half.mkdir(parents=True)
+    shutil.copy(cifar / "test-00000-of-00001.parquet", half)
+    os.utime(whole.parent, (1, 1))  # the half is the newer, which goes first
+    with pytest.warns(UserWarning, match=r"snapshots/bbb: expected .*Read instead: .*/aaa"):
+        assert_same(right, load("cifar10", root))
+    (whole / "test-00000-of-00001.parquet").write_bytes(b"none")
+    with pytest.raises(DataError, match=r"snapshots/bbb: expected CIFAR-10 with 30 train"):
+        load("cifar10", root)  # of two damaged ones the first
 
 
 def test_a_damaged_image_is_named(cifar, tmp_path):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from multiprocessing import get_context
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -204,6 +205,30 @@ def test_a_device_that_is_not_there_is_named():
         choose_device("CUDA")
     with pytest.raises(RuntimeError, match=r"convolution, but cuda:99 with PyTorch .* cannot: .*"):
         choose_device("cuda:99")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Process 7 has 78 GiB in use."),
+        RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be ..."),
+    ],
+)
+def test_a_device_that_others_fill_is_not_said_to_be_broken(monkeypatch, error):
+    def conv2d(*images):
+        raise error
+
+    monkeypatch.setattr(module, "conv2d", conv2d)
+    expected = r"memory on cpu, got CUDA .*(use|memory): end what else uses it, or choose the devi"
+    with pytest.raises(torch.OutOfMemoryError, match=expected):
+        choose_device("cpu")
+
+
+def test_a_device_that_fails_without_a_word_is_named(monkeypatch):
+    for error in (AssertionError(), RuntimeError("It cannot.")):
+        monkeypatch.setattr(module, "conv2d", Mock(side_effect=error))
+        with pytest.raises(RuntimeError, match=r"cannot: (AssertionError|It cannot)\. Install"):
+            choose_device("cpu")
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,11 @@ import io
 import json
 import os
 import re
+import signal
+import subprocess
+import sys
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +19,7 @@ import pytest
 import torch
 from test_train import rewrite
 
-from fredist import machine
+from fredist import jobs, machine
 from fredist.data import load
 from fredist.device import device_name
 from fredist.estimate import estimate
@@ -25,6 +29,7 @@ from fredist.networks import make_network
 from fredist.recipes import Recipe, Setting
 from fredist.records import Store, read_record, write_record
 from fredist.runs import make_run
+from fredist.steps import OutOfTime
 from fredist.train import train
 
 CPU = torch.device("cpu")
@@ -283,9 +288,9 @@ def test_one_bad_job_is_named_recorded_and_counted_and_the_others_are_made(
 
 @pytest.mark.parametrize("device", ["", 0, "gpu"])
 def test_a_wrong_device_is_an_error_before_anything_else(device):
-    for jobs in ([], [tiny()]):
+    for asked in ([], [tiny()]):
         with pytest.raises(ValueError, match="expected cpu, cuda or cuda:1 as device, got"):
-            make(jobs, device=device)
+            make(asked, device=device)
 
 
 @pytest.mark.parametrize("variable", ["FREDIST_RUNS", "FREDIST_LOCKS"])
@@ -310,6 +315,85 @@ def test_a_device_that_is_lost_ends_the_sweep_and_the_others_stay_to_be_made(own
         make([bad(), tiny(seed=1)], device="cpu")
     assert unfinished(own_runs, bad(), "failed.json").exists()
     assert not unfinished(own_runs, tiny(seed=1), "failed.json").exists()
+
+
+def test_a_device_that_others_fill_fails_the_run_alone(monkeypatch):
+    def conv2d(image, kernel):
+        raise torch.OutOfMemoryError("CUDA out of memory. Process 7 has 78 GiB in use.")
+
+    made, real = [], jobs.train
+
+    def train(run, *rest, **options):
+        if made:
+            return real(run, *rest, **options)
+        made.append(run)
+        with monkeypatch.context() as patch:
+            patch.setattr("fredist.device.conv2d", conv2d)
+            jobs._check("cpu", "failed")  # as the sweep asks after a failure
+            return real(run, *rest, **options)
+
+    monkeypatch.setattr(jobs, "train", train)
+    result = make([tiny(), tiny(seed=1)], device="cpu")
+    assert (result.made, list(result.failed)) == (1, [str(made[0])])
+    assert "memory on cpu, got CUDA out of memory" in result.failed[str(made[0])]
+
+
+def test_a_full_disk_ends_the_sweep_before_the_next_run(own_runs, monkeypatch):
+    def full(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("fredist.train.write_whole", full)
+    with pytest.raises(RuntimeError, match=r"disk is full; what is done is kept.*Errno 28.*\.pt"):
+        make([tiny(), tiny(seed=1)], device="cpu")
+    assert len(list((own_runs / "unfinished").glob("*.failed.json"))) == 1
+    monkeypatch.setattr(jobs, "write_whole", full)
+    monkeypatch.setattr(jobs, "train", None)  # it is seen before an epoch is trained
+    with pytest.raises(RuntimeError, match=r"disk is full.*Errno 28.*failed\.json"):
+        make([tiny(seed=2)], device="cpu")
+
+
+# Makes a measurement, during which its process is killed, and a run.
+KILLED = """
+import os, signal
+from fredist import jobs
+from test_jobs import computed, tiny
+jobs.measure = lambda job, device: os.kill(os.getpid(), signal.SIGKILL)
+jobs.make([computed(), tiny()], device="cpu")
+"""
+
+
+def test_what_kills_its_process_is_last_the_next_time(own_runs):
+    for count in (0, 1):
+        env = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+        ended = subprocess.run([sys.executable, "-c", KILLED], env=env, capture_output=True)
+        assert ended.returncode == -signal.SIGKILL
+        assert len(records(own_runs)) == count
+        assert unfinished(own_runs, computed(), "failed.json").exists()
+    assert set(records(own_runs)) == {tiny().id}
+    assert make([computed(), tiny()]).made == 1
+    assert list((own_runs / "unfinished").iterdir()) == []
+
+
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, OutOfTime, BrokenPipeError])
+def test_what_is_stopped_has_not_failed(own_runs, monkeypatch, stop):
+    there = []
+
+    def train(run, *rest, on_epoch, **options):
+        there.append(unfinished(own_runs, run, "failed.json").exists())
+        if stop is not BrokenPipeError:
+            raise stop
+        on_epoch(1)
+
+    def say(*line):
+        raise BrokenPipeError(errno.EPIPE, "Broken pipe")
+
+    monkeypatch.setattr(jobs, "train", train)
+    monkeypatch.setattr(jobs, "_QUIET", 0)
+    monkeypatch.setattr(jobs, "say", say)
+    with nullcontext() if stop is OutOfTime else pytest.raises(stop):
+        assert make([tiny()], device="cpu").left == 1
+    assert set(there) == {True}
+    assert not list((own_runs / "unfinished").glob("*.failed.json"))
 
 
 @pytest.mark.filterwarnings("ignore:flock not supported")  # filelock's own way out

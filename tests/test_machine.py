@@ -1,5 +1,6 @@
 """Nothing is timed while a run trains on this machine, and nothing trains while one is timed."""
 
+import os
 import subprocess
 import sys
 import time
@@ -115,6 +116,15 @@ def test_a_killed_process_holds_up_nobody(hold, locks, rule):
     with machine.training(0):
         pass
     assert [path.name for path in locks.iterdir()] == ["timing.lock"]  # what it left is gone
+
+
+def test_a_lock_can_be_taken_by_all_who_share_its_folder(tmp_path):
+    before = os.umask(0o022)
+    try:
+        with machine.holding(tmp_path / "shared" / "one.lock"):
+            assert (tmp_path / "shared" / "one.lock").stat().st_mode & 0o777 == 0o666
+    finally:
+        os.umask(before)
 
 
 def test_nothing_is_left_behind(locks):

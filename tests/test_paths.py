@@ -33,6 +33,23 @@ def test_without_a_home_only_what_is_not_named_is_an_error(no_home, tmp_path, mo
         paths.runs_folder()
 
 
+def test_a_relative_folder_of_xdg_is_ignored(tmp_path, monkeypatch):
+    """It would be another folder in each notebook, which run in folders of their own."""
+    monkeypatch.setattr(paths, "in_checkout", lambda: False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for variable, default, found in (
+        ("XDG_CACHE_HOME", ".cache/fredist", paths.cache_folder),
+        ("XDG_DATA_HOME", ".local/share/fredist/runs", paths.runs_folder),
+    ):
+        for name in ("CACHE", "RUNS"):
+            monkeypatch.delenv(f"FREDIST_{name}", raising=False)
+        for named in ("my/place", "."):
+            monkeypatch.setenv(variable, named)
+            assert found() == tmp_path / default
+        monkeypatch.setenv(variable, str(tmp_path / "place"))
+        assert found().is_relative_to(tmp_path / "place" / "fredist")
+
+
 def test_an_unknown_home_names_the_variable_and_its_value(monkeypatch):
     monkeypatch.setenv("FREDIST_RUNS", "~nosuch/x")
     with pytest.raises(RuntimeError, match="FREDIST_RUNS, got '~nosuch/x', a home that is not"):

@@ -92,6 +92,19 @@ def test_parquet_archive_and_folders_are_one_set(cifar, registered, tmp_path):
             assert (other.source, list(other.class_names)) == (source, names)
 
 
+def test_split_folders_are_found_in_upper_case(cifar, tmp_path):
+    write_folders(tmp_path / "low/cifar10", files_of(cifar))
+    (tmp_path / "low/cifar10/train").rename(tmp_path / "low/cifar10/Train")
+    (tmp_path / "low/cifar10/test").rename(tmp_path / "low/cifar10/TEST")
+    assert at_hand("cifar10", tmp_path / "low")
+    assert_same(load("cifar10"), load("cifar10", tmp_path / "low"))
+    for split, rows in files_of(cifar).items():
+        write_parquet(tmp_path / "hub/cifar10" / split.title(), {split: rows}, CIFAR10)
+        (file,) = (tmp_path / "hub/cifar10" / split.title()).iterdir()
+        file.rename(file.with_name("0000.parquet"))
+    assert_same(load("cifar10"), load("cifar10", tmp_path / "hub"))
+
+
 def test_the_tensors_are_the_images(cifar):
     images = load("cifar10")
     assert images.train_images.dtype == torch.uint8
@@ -307,8 +320,8 @@ INTEGER = "an integer from 0 to 9 in label, got .* and"
         ("label", [*range(9), 10], rf"row 9 of .*{INTEGER} 10"),
         ("label", [-1, *range(1, 10)], rf"row 0 of .*{INTEGER} -1"),
         ("label", [0.5] * 10, rf"row 0 of .*{INTEGER} 0.5"),
-        ("label", None, rf"{COLUMNS}.* got others"),
-        ("img", None, rf"{COLUMNS}.* got others"),
+        ("label", None, rf"{COLUMNS}.* got columns img;"),
+        ("img", None, rf"{COLUMNS}.* got columns label;"),
         ("img", ["a"] * 10, r"row 0 of .*bytes in column img, .*, got 'a'"),
         ("img", [{"bytes": None, "path": "a"}] * 10, r"row 0 of .*bytes in column img, .*got None"),
         ("img", [{"path": "a"}] * 10, rf"{COLUMNS}.* got 'bytes'"),

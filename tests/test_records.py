@@ -186,3 +186,7 @@ def test_a_folder_that_is_none_and_records_that_are_not_read_are_said(tmp_path, 
     assert "expected a folder" in Store(path).problems[0]
     [said] = Store(tmp_path / "runs").problems
     assert said == f"records in folders of {tmp_path / 'runs'} are not read: move them up"
+    path.parent.rename(path.parent.with_name(".ipynb_checkpoints"))
+    (tmp_path / "runs" / "notes").mkdir()
+    (tmp_path / "runs" / "notes" / "settings.json").touch()  # no record
+    assert Store(tmp_path / "runs").problems == []

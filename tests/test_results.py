@@ -9,6 +9,8 @@ import pytest
 from recording import CPU, GPU, damage, measured, networks, timed, trained
 from scipy.stats import binom
 
+from fredist import data
+from fredist.data import DATASETS
 from fredist.paper import choose
 from fredist.records import Store
 from fredist.results import COLUMNS, collect, gains, histories
@@ -134,11 +136,34 @@ def test_records_of_data_that_are_not_at_hand_are_shown(tmp_path, monkeypatch):
     assert histories(choices, store)["template"].nunique() == 5
 
 
-def test_a_device_on_which_nothing_was_trained_is_said(tmp_path):
+@pytest.mark.parametrize("known", [True, False])
+def test_data_at_hand_go_before_those_of_most_runs_and_others_are_said(
+    tmp_path, monkeypatch, known
+):
+    """The full Tiny-ImageNet has no known fingerprint, here the digits'; nothing is decoded."""
+    monkeypatch.setitem(DATASETS, "digits", replace(DATASETS["digits"], fingerprint=None))
+    monkeypatch.setattr(data, "_learned", {})
+    monkeypatch.setattr(data, "load", None)
+    monkeypatch.setattr(data, "_read_cache", lambda file, *names: ["a" * 16] if known else None)
+    choices = choose("table2", "smoke", datasets="digits", models="vgg19", seeds=0)
+    for run in (runs := choices.runs(making=False)):
+        trained(replace(run, fingerprint="b" * 16), tmp_path, 10.0)
+    for run in runs[:2]:
+        trained(replace(run, fingerprint="a" * 16), tmp_path, 50.0)
+    frame = collect(choices, Store([tmp_path]))
+    shown, others = ([50.0] * 2, 5) if known else ([10.0] * 5, 2)
+    assert ours(frame, "top1_last")["value"].dropna().tolist() == shown
+    left = f"{others} runs were trained on another copy of Digits, and are left out"
+    assert frame.attrs["said"] == [left]
+
+
+@pytest.mark.parametrize(("device", "other"), [("cuda", "cpu"), (GPU, CPU)])
+def test_a_device_on_which_nothing_was_trained_is_said(tmp_path, device, other):
+    """Of a kind the other kind, of a name the other name."""
     for run in vgg(seeds=0).runs():
         trained(run, tmp_path, 50.0)
-    [said] = collect(vgg(seeds=0, device="gpu"), Store([tmp_path])).attrs["said"]
-    assert said == "5 runs were trained on cpu alone, and are left out: none was on gpu"
+    [said] = collect(vgg(seeds=0, device=device), Store([tmp_path])).attrs["said"]
+    assert said == f"5 runs were trained on {other} alone, and are left out: none was on {device}"
 
 
 def test_a_damaged_record_is_named_and_the_rest_is_shown(tmp_path):
@@ -214,8 +239,10 @@ def test_of_two_versions_with_equally_many_networks_the_newer_counts(tmp_path, t
     assert frame.attrs["said"] == [f"time is of {GPU} alone; there is also {GPU}, PyTorch 2.9.0"]
 
 
-@pytest.mark.parametrize("other", [{"threads": 8}, {"torch": "2.11.0"}])
-def test_threads_and_versions_do_not_mix_either(tmp_path, table3, other):
+@pytest.mark.parametrize(
+    "other", [{"threads": 8}, {"torch": "2.11.0"}, {"instructions": "avx512 amx_tile"}]
+)
+def test_threads_versions_and_instructions_do_not_mix_either(tmp_path, table3, other):
     chosen = networks(table3)
     for network in chosen[:2]:
         measured(network, tmp_path, "synchronised", 1, timed(10.0), CPU)
@@ -224,7 +251,8 @@ def test_threads_and_versions_do_not_mix_either(tmp_path, table3, other):
     times = ours(frame, "time_synchronised_1_ms")
     assert times["value"].tolist() == [10.0, 10.0]
     assert set(times["device"]) == {f"{CPU}, 2 threads"}
-    named = "{threads} threads, PyTorch {torch}".format(**{"threads": 2, "torch": "2.15.0"} | other)
+    named = {"threads": 2, "torch": "2.15.0", "instructions": ""} | other
+    named = "{threads} threads, PyTorch {torch} {instructions}".format(**named).rstrip()
     assert frame.attrs["said"] == [f"time is of {CPU} alone; there is also {CPU}, {named}"]
 
 

@@ -1,6 +1,7 @@
 """The lock, what installs from it, and the environments that `make setup` builds and refuses."""
 
 import ast
+import errno
 import fcntl
 import hashlib
 import importlib.util
@@ -120,6 +121,26 @@ def an_environment_with_packages(venv):
     write(venv / "lib/python3.11/site-packages/jax-1.dist-info/METADATA")
 
 
+def an_install_prefix(venv):
+    write(venv / "bin" / "python3-tool")
+    write(venv / "lib" / "libmine.a")
+    write(venv / "include" / "mine.h")
+
+
+def a_prefix_with_names_of_an_environment(venv):
+    write(venv / "bin" / "python3")
+
+
+def a_program_in_an_environment(venv):
+    write(venv / "pyvenv.cfg")
+    write(venv / "bin" / "my_tool")
+
+
+def a_module_in_an_environment(venv):
+    write(venv / "pyvenv.cfg")
+    write(venv / "lib/python3.11/site-packages/mine.py")
+
+
 def a_link(venv):
     venv.symlink_to("target")
 
@@ -136,6 +157,10 @@ def a_link_to_an_environment(venv):
         a_folder,
         an_environment_in_a_project,
         an_environment_with_packages,
+        an_install_prefix,
+        a_prefix_with_names_of_an_environment,
+        a_program_in_an_environment,
+        a_module_in_an_environment,
         a_link,
         a_link_to_an_environment,
         write,
@@ -156,16 +181,38 @@ def test_two_makes_in_one_checkout_take_turns(tmp_path):
     write(tmp_path / "target" / "x")
     with open(setup_env.LOCK) as turn:
         fcntl.flock(turn, fcntl.LOCK_EX)
-        second = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        how = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+        second = subprocess.Popen(command, **how)
+        assert second.stdout.readline() == "setup: waiting for another make in this checkout\n"
         with pytest.raises(subprocess.TimeoutExpired):
             second.wait(0.5)
-    assert second.wait(30) == 1  # its folder is refused
+    second.communicate(timeout=30)
+    assert second.returncode == 1  # its folder is refused
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_a_lock_is_taken_where_only_what_can_be_written_is_locked(monkeypatch, writable):
+    """As over NFS; in a checkout that is read-only nothing is locked, and all goes on."""
+    locked = []
+
+    def flock(file, how):
+        if not file.writable():
+            raise OSError(errno.EBADF, "Bad file descriptor")
+        locked.append(how)
+
+    monkeypatch.setattr(setup_env.fcntl, "flock", flock)
+    monkeypatch.setattr(setup_env.os, "access", lambda path, how: writable)
+    with setup_env.turn():
+        assert locked == [fcntl.LOCK_EX | fcntl.LOCK_NB] * writable
 
 
 def test_a_new_empty_begun_or_own_environment_is_built(tmp_path):
     setup_env.check_folder(tmp_path / "new")
     setup_env.check_folder(tmp_path)
-    write(tmp_path / "pyvenv.cfg")  # as an editor or `python -m venv` leaves it
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", tmp_path], check=True)
+    setup_env.check_folder(tmp_path)  # as an editor leaves it
+    write(tmp_path / "bin" / "pip3.11")
+    write(tmp_path / "lib/python3.11/site-packages/setuptools/command/build.py")
     write(tmp_path / "lib/python3.11/site-packages/pip-25.0.dist-info/METADATA")
     setup_env.check_folder(tmp_path)
     write(tmp_path / "lib/python3.11/site-packages/torch-2.15.dist-info/METADATA")
@@ -291,6 +338,30 @@ def test_an_environment_that_a_new_python_has_broken_is_not_ready(ready):
     (ready / "bin" / "python").unlink()
     (ready / "bin" / "python").write_text("no program")
     assert "GB free for" in said_on_a_full_disk(ready, sys.executable)
+
+
+def test_an_interrupted_setup_goes_on_as_it_was_asked_for(tmp_path, monkeypatch):
+    kinds, python = [], str(tmp_path / "python")
+
+    def interrupt(*command, **options):
+        raise KeyboardInterrupt
+
+    def setup(*words):
+        monkeypatch.setattr(sys, "argv", ["setup", str(tmp_path / "venv"), *words])
+        with pytest.raises(KeyboardInterrupt):
+            setup_env.main()
+
+    monkeypatch.setattr(setup_env, "find_torch", list)
+    monkeypatch.setattr(setup_env, "check_disk", lambda venv, kind: kinds.append(kind))
+    monkeypatch.setattr(setup_env.subprocess, "run", interrupt)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    monkeypatch.setattr(sys, "executable", python)
+    setup("--torch", "system", "--python", python)
+    setup("--quiet")
+    assert kinds == ["system", "system"]
+    stamp = json.loads((tmp_path / "venv" / ".fredist-setup").read_text())
+    assert stamp == {"torch": "system", "python": python}
 
 
 # What is built

@@ -130,6 +130,15 @@ def test_one_process_is_this_one(tmp_path):
     assert "Traceback" in outcomes[1][1].traceback
 
 
+def test_an_error_of_the_listener_is_no_failure_of_the_task(tmp_path):
+    def tell(task, news):
+        raise BrokenPipeError(32, "Broken pipe")
+
+    for end in ("", "fail"):
+        with pytest.raises(BrokenPipeError):
+            list(share([(tmp_path, "a", "", end)], follow, 1, tell))
+
+
 def test_a_path_among_the_places_of_modules_kills_no_worker(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "path", [*sys.path, tmp_path])
     [(_, pid)] = share([0], nap, 2)

@@ -27,8 +27,12 @@ OLDEST_PYTHON, OLDEST_TORCH = (3, 11), (2, 11)  # as in pyproject.toml, where a 
 SIZES = {"linux": (3.5, 6.7), "darwin": (0.6, 1.9), "system": (0.4, 1.4)}
 # What TORCH=system leaves to the Python that it is built from.
 TORCH_PACKAGES = re.compile(r"(torch|torchvision|triton|nvidia-.*|cuda-.*)==")
-# An environment that is only begun, as by an editor, holds nothing to lose.
-BARE = {"bin", "include", "lib", "lib64", "pyvenv.cfg", ".gitignore"}
+# The files of an environment that is only begun, as by an editor: it holds nothing to lose.
+BARE = re.compile(
+    r"pyvenv\.cfg|\.gitignore|lib64|bin/((python|pip|activate)[^/]*|Activate\.ps1)"
+    r"|lib/python[^/]*/site-packages/((pip|setuptools)(-[^/]*)?|pkg_resources|_distutils_hack)/.*"
+    r"|lib/python[^/]*/site-packages/distutils-precedence\.pth"
+)
 # The user's settings of pip and uv that say where packages come from. Any other, and Python's own,
 # could install something else or somewhere else: PIP_USER, PIP_TARGET, UV_OVERRIDE, PYTHONHOME.
 SOURCES = "(PIP|UV)_.*(INDEX|LINKS|CERT|TLS|PROXY|HOST|KEYRING|TIMEOUT|RETRIES|CACHE|CONFIG_FILE)"
@@ -52,13 +56,15 @@ def check_python():
 
 def check_folder(venv):
     """Exit unless `venv` is free, ours, or an environment with nothing in it yet."""
-    names = {path.name for path in venv.iterdir()} if venv.is_dir() else set()
-    packages = {p.name.split("-")[0] for p in venv.glob("lib/python*/site-packages/*.dist-info")}
+    within = (path for path in venv.rglob("*") if path.is_symlink() or not path.is_dir())
+    bare = (venv / "pyvenv.cfg").is_file() and all(
+        BARE.fullmatch(path.relative_to(venv).as_posix()) for path in within
+    )
     if venv.is_symlink():
         got = f"a link to {venv.resolve()}"  # which may be anything, and is not ours to empty
     elif venv.exists() and not venv.is_dir():
         got = "a file"
-    elif STAMP in names or (names <= BARE and packages <= {"pip", "setuptools"}):
+    elif not venv.exists() or not any(venv.iterdir()) or (venv / STAMP).exists() or bare:
         return
     else:
         got = "a folder with other contents"
@@ -118,7 +124,7 @@ def pip_install(venv, *words):
     subprocess.run(command, check=True)
 
 
-def build(venv, kind):
+def build(venv, kind, python):
     """Make the venv anew, with the lock's packages, whose hashes are checked."""
     blocks, homes = lock_blocks(LOCK.read_text()), []
     if kind == "system":
@@ -129,7 +135,8 @@ def build(venv, kind):
     check_disk(venv, kind)
 
     venv.mkdir(parents=True, exist_ok=True)
-    (venv / STAMP).write_text("")
+    # What was asked: where this is interrupted, the next setup goes on with it.
+    (venv / STAMP).write_text(json.dumps({"torch": kind, "python": python}))
     for path in venv.iterdir():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -169,6 +176,20 @@ def works(venv):
         return False
 
 
+@contextlib.contextmanager
+def turn():
+    """Hold the lock's file: two makes in one checkout must not build together."""
+    # NFS locks only what can be written, and a checkout may be read-only.
+    with open(str(LOCK), "r+" if os.access(str(LOCK), os.W_OK) else "r") as lock:
+        with contextlib.suppress(OSError):  # some network disks have no locks, most need none
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                print("setup: waiting for another make in this checkout", flush=True)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def main():
     """Build the venv unless its stamp says that it is what was asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -178,9 +199,7 @@ def main():
     parser.add_argument("--quiet", action="store_true", help="say nothing if nothing is to do")
     args = parser.parse_args()
     venv = Path(os.path.abspath(args.venv))
-    with open(str(LOCK)) as lock:  # held: two makes in one checkout must not build together
-        with contextlib.suppress(OSError):  # some network disks have no locks, most need none
-            fcntl.flock(lock, fcntl.LOCK_EX)
+    with turn():
         try:
             old = json.loads((venv / STAMP).read_text())
         except (OSError, ValueError):
@@ -213,7 +232,7 @@ def main():
         if changed != {"project"}:
             check_python()
             check_folder(venv)
-            build(venv, kind)
+            build(venv, kind, python)
             wanted["python"] = python
         pip_install(venv, "--quiet", "--no-index", "--no-build-isolation", "-e", ROOT)
         (venv / STAMP).write_text(json.dumps(wanted))
