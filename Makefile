@@ -120,7 +120,7 @@ coverage: setup ## redistribute every CNN of torchvision, one of each family in 
 NO_GPU := gpu-check: expected a CUDA device that PyTorch can use, got none
 gpu-check: setup ## train, resume and measure on a CUDA device, compared with the CPU [ARGS]
 	@$(call quote,$(VENV)/bin/python) -c 'import sys, torch; torch.cuda.is_available() or sys.exit("$(NO_GPU)")'
-	$(run) pytest -m gpu -v -rs tests/test_gpu.py $(ARGS)
+	$(run) pytest -m gpu -v -rs tests/test_gpu.py tests/test_measure.py tests/test_batches.py $(ARGS)
 
 clean: ## remove .venv [VENV=folder], builds and caches; never runs/ or figures
 	[ ! -e $(call quote,$(VENV))/.fredist-setup ] || rm -rf $(call quote,$(VENV))

@@ -65,10 +65,8 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     if remeasure and train is False:
         raise ValueError("expected --remeasure or --no-train, got both")
     here = choices.device in (None, *DEVICES)  # else it is what a device elsewhere has measured
-    if (train or remeasure) and not here:
-        raise ValueError(
-            f"expected cpu or cuda as device to make what is missing, got {choices.device}"
-        )
+    if train or remeasure:
+        _check_here(choices)
     need_checkout("the notebooks")  # and with that, all is checked
     profile, measured = choices.profile, []
     making = here and (profile.trains or not choices.experiment.trained if train is None else train)
@@ -100,11 +98,25 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
                 )
                 print(f"  make {name} PROFILE={other}{typed}  # {said}", flush=True)
         failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure) | show()
-    if missing and train is None and here and not making:
+    if train is None and here and not making:
+        if choices.experiment.measured:
+            from .measure import measurements
+
+            missing += [job for job in measurements(choices) if not store.find(job, choices.device)]
+        what = "runs or measurements" if choices.experiment.measured else "runs"
         how = f"make {name} PROFILE={choices.profile_name}{typed} TRAIN=1"
-        print(f"{len(missing)} runs are missing, and are trained only if asked: {how}")
+        if missing:
+            print(f"{len(missing)} {what} are missing, and are made only if asked: {how}")
     _name_better(choices)
     return failed
+
+
+def _check_here(choices: Choices) -> None:
+    """Refuse to make anything on a device that is only a name in records."""
+    if choices.device not in (None, *DEVICES):
+        raise ValueError(
+            f"expected cpu or cuda as device to make what is missing, got {choices.device}"
+        )
 
 
 def _choose(name: str, given: dict, shown: Store | None = None) -> Choices:
@@ -158,15 +170,13 @@ def _show(choices: Choices, parameters: dict) -> dict[str, str]:
         printed = execute(NOTEBOOKS / f"{name}.ipynb", target, parameters)
     except RuntimeError as error:
         failed = {name: str(error)}
-    said = Store().problems
     from .results import collect  # needs pandas, for which a misspelled word need not wait
     from .tables import TABLES, say_text
 
+    frame = collect(choices)
     if name in TABLES:
-        frame = collect(choices)
         printed = "\n\n".join(map(str, TABLES[name](choices, frame)))
-        said = frame.attrs["said"]
-    for text in (printed, *said):
+    for text in (printed, *frame.attrs["said"]):
         say_text(text)
     if not failed:
         files = sorted(path.suffix for path in target.parent.iterdir() if path.stem == target.stem)
@@ -200,6 +210,7 @@ def train(name, minutes, download, **given) -> dict[str, str]:
     choices = _choose(name, given)
     if not choices.experiment.trained:
         raise ValueError(f"expected a table or figure of trained networks, got {name}")
+    _check_here(choices)
     print(*(before := Store()).problems, sep="\n", end="\n" * bool(before.problems))
     failed = _make(choices, choices.runs(before), download, minutes=minutes)
     runs = choices.runs(store := Store())  # their data may have come meanwhile
@@ -213,6 +224,7 @@ def measure(name, minutes, remeasure, **given) -> dict[str, str]:
     choices = _choose(name, given)
     if not choices.experiment.measured:
         raise ValueError(f"expected a table or figure of memory or time, got {name}")
+    _check_here(choices)
     from .measure import measurements  # needs PyTorch
 
     return _make(choices, measurements(choices), minutes=minutes, remeasure=bool(remeasure))

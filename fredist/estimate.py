@@ -76,6 +76,9 @@ def _step_seconds(run: Run, device: torch.device) -> float:
         optimizer = make_optimizer(model, run.recipe)
         x = torch.randn(batch, 3, size, size, generator=generator("estimate")).to(device)
         y = torch.zeros(batch, dtype=torch.long, device=device)
+        if device.type == "cuda":  # it loads kernels, which would be most of the first step's time
+            train_step(model, optimizer, x, y, run.recipe)
+            synchronize(device)
         while len(taken) < 3 and sum(taken) < 1:  # the first warms up; large networks take seconds
             start = time.perf_counter()
             train_step(model, optimizer, x, y, run.recipe)

@@ -15,7 +15,7 @@ from .checks import check_choice
 from .data import DATASETS
 from .networks import FAMILIES
 from .paper import Choices
-from .report import write_all
+from .report import LIKE, write_all
 from .results import KEYS
 from .runs import COMPUTED
 from .style import COLUMN_WIDTH, SMALL, TEMPLATE_LOOKS, TEXT_WIDTH, Picture, applied, as_bytes
@@ -35,7 +35,6 @@ COSTS = {
 }
 _ON_CPU = re.compile(r", \d+ threads?$")  # how a frame names a CPU that was measured
 _GREY = {"color": "0.55", "markerfacecolor": "white", "linestyle": "none", "label": "at chance"}
-_LIKE = {"macs": "equal MACs", "params": "equal parameters"}
 _DASHED = {"color": "0.45", "linewidth": 0.6, "linestyle": (0, (4, 3)), "zorder": 1}
 
 
@@ -200,7 +199,7 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
             name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
             _title(axis, name, _widths(choices, model, like) + runs)
             if model == models[0]:
-                axis.set_ylabel(_LIKE[like])
+                axis.set_ylabel(LIKE[like])
             if not part["n"].any():
                 base = "no pairs" if "base" in choices.templates else "no base to compare with"
                 _say(axis, base if labels else "the base alone is chosen")
@@ -226,16 +225,17 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
     return figure
 
 
-def epochs(history: pd.DataFrame) -> Figure:
+def epochs(choices: Choices, history: pd.DataFrame) -> Figure:
     """Return the mean test accuracy over epochs of `results.histories`.
 
     A panel for each model, at each width or budget, on each data set.
 
     Examples
     --------
+    >>> from fredist.paper import choose
     >>> runs = {"dataset": "digits", "like": "", "model": "vgg19", "width": 1.0}
     >>> runs |= {"template": "base", "epoch": [1, 2, 1, 2], "test_top1": [20.0, 60.0, 30.0, 70.0]}
-    >>> figure = epochs(pd.DataFrame(runs))
+    >>> figure = epochs(choose("table1", "smoke", datasets="digits"), pd.DataFrame(runs))
     >>> figure.axes[0].lines[0].get_ydata().tolist()
     [25.0, 65.0]
     """
@@ -251,8 +251,8 @@ def epochs(history: pd.DataFrame) -> Figure:
             _plot(axis, runs.mean().reset_index(), "epoch", "test_top1", marker="")
             counts = sorted({str(runs.size().min()), str(runs.size().max())})
             name = f"{FAMILIES[model].label}{_times(width)}, {DATASETS[dataset].label}"
-            said = f"runs: {' to '.join(counts)}, their mean"
-            _title(axis, name, f"{_LIKE[like]}, {said}" if like else said)
+            said = [_widths(choices, model, like), f"{LIKE[like]}, " if like else ""]
+            _title(axis, name, "".join([*said, f"runs: {' to '.join(counts)}"]))
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not parts:
             _say(panels[0, 0], "no runs")
@@ -261,8 +261,8 @@ def epochs(history: pd.DataFrame) -> Figure:
             axis.remove()
         for axis in panels.flat[max(0, len(parts) - columns) : len(parts)]:
             axis.tick_params(labelbottom=True)  # the last in its column, if not in the last row
-        figure.supxlabel("Epoch", fontsize="medium")
-        figure.supylabel("Test accuracy (%)", fontsize="medium")
+        figure.supxlabel(f"Epoch, profile {choices.profile_name}", fontsize="medium")
+        figure.supylabel("Test accuracy (%), mean of runs", fontsize="medium")
         _legend(figure, 3)
     return figure
 

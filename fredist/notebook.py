@@ -31,15 +31,17 @@ PARAMETERS = ("profile", *CHOICES, "train")
 def settle(name: str, namespace: Mapping) -> Choices:
     """Return the checked choices that a notebook's parameters make, in the cell after them.
 
-    Any other name assigned there, or by papermill, is an error, as is a value that is none. Their
-    cell is the last that assigns one of them, computed or not: what other cells put into the
-    namespace plays no part, and cells can be run again in any order.
+    Any other name assigned there, or by papermill, is an error, as is a value that is none, and one
+    that the table or figure has no use for. Their cell is the last that assigns one of them,
+    computed or not: what other cells put into the namespace plays no part, and cells can be run
+    again in any order.
 
     Examples
     --------
     >>> settle("figure1", {"profile": "smoke", "models": "resnet50"}).models
     ('resnet50',)
     """
+    own_names = ("profile", *EXPERIMENTS[name].choices, "train")
     cells: list[list[str]] = []  # the parameters', then papermill's, or literals set just before
     near = True  # back to here nothing is done but assigning literals
     for source in reversed(namespace.get("In", [])[:-1]):
@@ -57,8 +59,8 @@ def settle(name: str, namespace: Mapping) -> Choices:
             break
     for names in cells:
         for one in names:  # papermill may set no other than the notebook has
-            check_choice("parameter", one, PARAMETERS if names is cells[0] else cells[0])
-    given = {one: namespace[one] for one in PARAMETERS if one in namespace}
+            check_choice("parameter", one, own_names if names is cells[0] else cells[0])
+    given = {one: namespace[one] for one in own_names if one in namespace}
     check_flag("train", given.pop("train", False))
     choices = choose(name, **given)
     check_device(choices)

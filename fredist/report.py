@@ -19,6 +19,7 @@ from .paths import figures_folder, write_whole
 from .recipes import differences
 from .records import Store
 
+LIKE = {"macs": "equal MACs", "params": "equal parameters"}  # what an equal cost is called
 _PLAIN = {"–": "-", "—": "-", "−": "-", "×": "x", "’": "'", "…": "..."}
 _LATEX = {c: f"\\{c}" for c in "&%#_${}"} | {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
@@ -137,14 +138,15 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
             "The images are scikit-learn's digits, none of the paper's sets, never flipped."
         )
     for kind in choices.experiment.kinds:
-        where = f", at equal {kind}" if kind in choices.experiment.like else ""
+        where = f", at {LIKE[kind]}" if kind in choices.experiment.like else ""
         chosen = choices.models, choices.templates, choices.seeds
         if changes := differences(profile, kind, *chosen):
             said.append(f"Unlike the author's released code{where}: {'; '.join(changes)}.")
     deterministic = "Training is deterministic, which the author's is not."
     said.append(deterministic if profile.protocol else "Not the paper's protocol.")
     if low := (part["value"] < part["chance"]).sum():
-        said.append(f"{low} of {len(part)} are at chance (*): they say nothing.")
+        mark = " (grey)" if choices.experiment.curves else " (*)" * (not choices.experiment.like)
+        said.append(f"{low} of {len(part)} are at chance{mark}: they say nothing.")
     return " ".join(said)
 
 

@@ -132,9 +132,10 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
     Paired by seed: `gain` is the mean difference in percentage points, `low` and `high` its 95%
     t-interval, `p` two-sided. `p_holm` is corrected by Holm over all templates and models that
     share a budget and are asked for with five seeds or more, and never over fewer than the eight
-    that were declared: to look at a part of them decides no more. With fewer seeds `low` and `high`
-    are the smallest and the largest difference, and there is no verdict. `macs` and `loss` are the
-    ratio of MACs and the difference in training loss, beside which a gain has to be read.
+    that were declared: to look at a part of them decides no more. With fewer seeds, or before all
+    that are asked for are there, `low` and `high` are the smallest and the largest difference, and
+    there is no verdict. `macs` and `loss` are the ratio of MACs and the difference in training
+    loss, beside which a gain has to be read.
 
     Examples
     --------
@@ -152,7 +153,8 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
         for template, own in networks.items() if base is not None else ():
             pairs, losses = (_pairs(own, base, which) for which in (quantity, "loss_last"))
             row = dict(zip(("dataset", "like", "model"), key, strict=True))
-            row |= {"template": template, "of": own.loc[quantity, "of"]} | _tested(pairs)
+            row |= {"template": template, "of": (of := own.loc[quantity, "of"])}
+            row |= _tested(pairs, of)
             row["macs"] = own.loc["gmacs", "value"] / base.loc["gmacs", "value"]
             rows.append(row | {"loss": mean(losses)})
     columns = ["dataset", "like", "model", "template", "n", "of", "gain", "low", "high", "p",
@@ -201,7 +203,7 @@ def decide(
     rows = {name: _tested(_differences(own, against)) for name, own in values.items()}
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("template")
     found["p_holm"] = _holm(found["p"])
-    found["verdict"] = [_contrast(row) for row in found.assign(of=len(seeds[base])).itertuples()]
+    found["verdict"] = [_contrast(row) for row in found.assign(of=CONTRAST_SEEDS).itertuples()]
     return found
 
 
@@ -212,15 +214,18 @@ def _by_seed(name: str, own: Sequence[float] | Mapping[int, float]) -> dict[int,
     return {seed: float(accuracy) for seed, accuracy in pairs}
 
 
-def _tested(pairs: list[float]) -> dict[str, float]:
-    """Return the mean difference and its t-interval, or of too few pairs their range."""
+def _tested(pairs: list[float], of: int = 0) -> dict[str, float]:
+    """Return the mean difference and its t-interval, or of too few pairs their range.
+
+    Fewer than all `of` are too few: a test again with each seed that comes finds what is not there.
+    """
     from scipy import stats  # takes a second
 
     n = 0 if math.isnan(pairs[0]) else len(pairs)
     pairs = [round(pair, 9) for pair in pairs]  # equal differences are equal
     found = {"n": n, "gain": round(mean(pairs), 9), "low": min(pairs), "high": max(pairs)}
-    found["p"] = 1.0 if n >= CONTRAST_SEEDS else math.nan
-    if n >= CONTRAST_SEEDS and min(pairs) < max(pairs):  # pairs that are all equal have no t
+    found["p"] = 1.0 if (enough := n >= max(of, CONTRAST_SEEDS)) else math.nan
+    if enough and min(pairs) < max(pairs):  # pairs that are all equal have no t
         test = stats.ttest_1samp(pairs, 0)
         found["low"], found["high"] = test.confidence_interval(1 - LEVEL)
         found["p"] = test.pvalue

@@ -218,6 +218,7 @@ def test_another_augmentation_is_refused():
         epoch_of(resident_images(), CROPS | {"augmentation": "crop"})
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU that CUDA finds")
 @pytest.mark.parametrize("how", [CROPS, RESIZED])
 def test_a_gpu_gives_the_same_batches_without_waiting(how):

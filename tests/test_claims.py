@@ -15,7 +15,7 @@ from fredist.templates import TEMPLATES
 BASES = {"vgg19": 93.0, "resnet50": 94.0, "inception": 96.0, "mobilenet": 90.0}
 MODELS = "VGG and MobileNet improve more than ResNet and Inception"
 UNIFORM = "uniform has the best parameter efficiency for all models"
-EQUAL = "surpass the original accuracy at the original resources"
+EQUAL = "surpass the original accuracy at the original parameters"
 
 
 @cache

@@ -263,7 +263,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_just_that(run):
     command = (
         "make table1 PROFILE=small DATASETS=cifar10 MODELS=mobilenet SEEDS=3 DEVICE=cpu TRAIN=1"
     )
-    assert f"5 runs are missing, and are trained only if asked: {command}\n" in said
+    assert f"5 runs are missing, and are made only if asked: {command}\n" in said
 
 
 def test_measuring_again_is_done_or_refused_but_never_left_out(run):
@@ -274,7 +274,7 @@ def test_measuring_again_is_done_or_refused_but_never_left_out(run):
     one = ["--models=vgg19", "--templates=base", "--widths=1", "--datasets=cifar10"]
     _, said, _ = finished(run("render", "figure3", *again, *one, "--minutes=1e-9"))
     assert "time is up" in said
-    assert "runs are missing, and are trained only if asked: make figure3" in said
+    assert "runs or measurements are missing, and are made only if asked: make figure3" in said
     wrong = finished(run("render", "table1", *again, "--device=AMD EPYC"))
     assert wrong[2].startswith("error: unknown device 'AMD EPYC'")
 

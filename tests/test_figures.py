@@ -234,7 +234,7 @@ def test_data_sets_stand_apart_in_contrasts_and_in_epochs():
     check_layout(figure)
     runs = {"dataset": ["cifar10", "cifar100"], "test_top1": [90.0, 60.0]}
     runs |= {"like": "", "width": 1.0, "model": "vgg19", "template": "base", "epoch": 1}
-    figure = figures.epochs(DataFrame(runs))
+    figure = figures.epochs(choices, DataFrame(runs))
     assert [line(axis, "base") for axis in figure.axes] == [[[1, 90]], [[1, 60]]]
     assert figure.axes[1].get_title() == "VGG-19, CIFAR-100"
 
@@ -249,14 +249,16 @@ def test_epochs_are_means_over_seeds_alone():
         same | {"like": "macs", "width": 1.0, "template": "base", "test_top1": 80.0},
         same | {"like": "macs", "width": 0.4, "template": "uniform", "test_top1": 50.0},
     ]
-    figure = figures.epochs(DataFrame(runs))
+    choices = choose("budget", "small", datasets="cifar10")
+    figure = figures.epochs(choices, DataFrame(runs))
     assert [line(axis, "base") for axis in figure.axes] == [[[1, 90]], [[1, 60]], [[1, 75]]]
     assert line(figure.axes[2], "uniform") == [[1, 50]]
     assert [axis.get_title() for axis in figure.axes[:2]] == [
         "VGG-19, CIFAR-10",
         "VGG-19 × 0.5, CIFAR-10",
     ]
-    assert "equal MACs, runs: 1 to 2, their mean" in words(figure)
+    assert "widths × 0.25, equal MACs, runs: 1 to 2" in words(figure)
+    assert "Epoch, profile small" in words(figure)
     labelled = [axis.xaxis.get_tick_params()["labelbottom"] for axis in figure.axes]
     assert labelled == [False, True, True]  # below the second stands none
 
@@ -283,7 +285,7 @@ def test_without_anything_to_compare_a_panel_says_so(templates, said):
     choices = choose("budget", "quick", datasets="cifar10", templates=templates)
     figure = figures.contrasts(choices, gains(choices))
     assert words(figure).count(said) == len(figure.axes) == 4
-    assert "no runs" in words(figures.epochs(collect(choices, Store([])).head(0)))
+    assert "no runs" in words(figures.epochs(choices, collect(choices, Store([])).head(0)))
 
 
 # -- style and files

@@ -200,6 +200,7 @@ def test_what_does_not_fit_is_named_and_lets_go_of_its_memory():
     assert TooLarge.held() is None, caught  # while the error is still at hand
 
 
+@pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_memory_on_cuda_is_the_networks_alone_in_any_order():
     network, step = make_network("vgg19"), 2**25  # the allocator's steps, and cuBLAS's workspace

@@ -57,6 +57,7 @@ def test_choices_are_what_the_parameters_say_however_they_are_passed():
             "'model' .did you mean 'models'.*choose from profile, datasets, models",
         ),
         ("epochs = 3", "unknown parameter 'epochs'; choose from profile, datasets, models"),
+        ("widths = [0.5]", "unknown parameter 'widths'; choose from profile, datasets, models"),
         ("train = 1", "True or False as train, got 1"),
         ("device = 0", "device"),
         ("device = 'gpu'", "unknown device 'gpu'.*choose from cpu, cuda"),
@@ -93,7 +94,7 @@ def test_cells_can_be_run_again_in_any_order():
     assert settle("table1", ipython(parameters, exercise)).models == ("vgg19",)
     literals = ipython(parameters, "choices = None", "model = 3", "frame = list(range(model))")
     assert settle("table1", literals).models == ("vgg19",)
-    scratch = ipython(parameters, SETTLE.replace("'table1'", "'figure1'"), "x = 3")
+    scratch = ipython(parameters, SETTLE.replace("'table1'", "'figure2'"), "x = 3")
     assert settle("table1", scratch).models == ("vgg19",)
     with pytest.raises(ValueError, match=r"'model' .did you mean 'models'"):
         settle("table1", ipython(parameters.replace("models", "model"), "# settle(", "x = 3"))

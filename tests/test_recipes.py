@@ -167,7 +167,7 @@ def test_every_model_has_a_width_at_equal_cost():
 def test_the_caption_of_equal_budgets_speaks_of_the_settings_that_trained_them():
     choices = choose("budget", "small", datasets="cifar10")
     said = provenance(choices, collect(choices, Store([])), "cifar10")
-    for like, width in (("macs", "0.25 to 0.5"), ("params", "0.125 to 0.25")):
+    for like, width in (("MACs", "0.25 to 0.5"), ("parameters", "0.125 to 0.25")):
         [own] = [part for part in said.split("Unlike ") if f"at equal {like}:" in part]
         assert "epochs 15 instead of 160" in own
         assert f"every width multiplied by {width}" in own

@@ -175,7 +175,7 @@ def test_a_training_without_an_accuracy_leaves_its_pairs_out():
     found = fredist.decide({"base": base, "a": lost, "b": lost[:2] + [math.nan] * 4}).T
     beside = fredist.decide({"base": base[1:], "a": lost[1:]}).T
     assert found.a[["n", "gain", "p", "verdict"]].equals(beside.a[["n", "gain", "p", "verdict"]])
-    assert found.b[["n", "verdict"]].tolist() == [1, "undecided: 1 of 6 seeds"]
+    assert found.b[["n", "verdict"]].tolist() == [1, "undecided: 1 of 5 seeds"]
 
 
 def test_copies_of_one_training_decide_nothing():
@@ -213,6 +213,13 @@ def test_a_contrast_of_fewer_than_five_seeds_decides_nothing():
     assert both.verdict["uniform"] == "undecided: 2 of 5 seeds"
     assert (both.low["uniform"], both.high["uniform"]) == (-3, -2)
     assert both.p_holm["reverse"] == pytest.approx(8 * both.p["reverse"])
+
+
+def test_nothing_is_decided_before_all_seeds_that_were_asked_for_are_there():
+    frame = budget(reverse=[1, 2, 3, 2, 2], uniform=[-3, -2]).assign(of=7)
+    found = contrasts(frame).set_index("template")
+    assert found.verdict["reverse"] == "undecided: 5 of 7 seeds"
+    assert (found.low["reverse"], found.high["reverse"]) == (1, 3)
 
 
 def test_a_part_of_the_declared_contrasts_decides_no_more_than_all():
