@@ -11,7 +11,7 @@ from functools import partial
 from .checks import check_choice, check_choices, check_number
 from .data import DATASETS, at_hand, load
 from .notebook import CHOICES, check_device, execute, lab, parameters_of, publish
-from .paper import DEVICES, EXPERIMENTS, Choices, choose
+from .paper import EXPERIMENTS, Choices, choose
 from .paths import NOTEBOOKS, figures_folder, need_checkout
 from .progress import bar, readable
 from .recipes import PROFILES, differences
@@ -64,7 +64,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     check_number("minutes", 1 if minutes is None else minutes, above=True)
     if remeasure and train is False:
         raise ValueError("expected --remeasure or --no-train, got both")
-    here = choices.device in (None, *DEVICES)  # else it is what a device elsewhere has measured
+    here = choices.here  # else it is what a device elsewhere has measured
     if train or remeasure:
         _check_here(choices)
     need_checkout("the notebooks")  # and with that, all is checked
@@ -113,7 +113,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
 
 def _check_here(choices: Choices) -> None:
     """Refuse to make anything on a device that is only a name in records."""
-    if choices.device not in (None, *DEVICES):
+    if not choices.here:
         raise ValueError(
             f"expected cpu or cuda as device to make what is missing, got {choices.device}"
         )

@@ -69,7 +69,7 @@ def settle(name: str, namespace: Mapping) -> Choices:
 
 def check_device(choices: Choices) -> None:
     """Refuse to show what was made on a device that no record names."""
-    if choices.device not in (None, *DEVICES):
+    if not choices.here:
         check_choice("device", choices.device, (*DEVICES, *Store().devices()))
 
 

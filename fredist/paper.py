@@ -146,6 +146,11 @@ class Choices:
         """The profile of that name."""
         return PROFILES[self.profile_name]
 
+    @property
+    def here(self) -> bool:
+        """Whether its device is of a kind on which things are made, not a name in records."""
+        return self.device in (None, *DEVICES)
+
     def cells(self) -> list[Cell]:
         """Return every network on every data set, in the paper's order."""
         return [

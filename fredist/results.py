@@ -9,7 +9,7 @@ from dataclasses import asdict
 
 import pandas as pd
 
-from .paper import DEVICES, Cell, Choices
+from .paper import Cell, Choices
 from .printed import published
 from .records import Record, Store
 from .runs import COMPUTED, MEASUREMENT_VERSION, canonical
@@ -137,7 +137,7 @@ def _records(
     chosen = max(found, key=lambda place: len(found[place]))
     at_hand = {key: record for key, run in runs.items() if (record := store.find(run))}
     if left := at_hand.keys() - found[chosen].keys():
-        what = "device_type" if choices.device in (None, *DEVICES) else "device"
+        what = "device_type" if choices.here else "device"
         others = " and ".join(sorted({getattr(at_hand[key], what) for key in left}))
         own = "" if found[chosen] else f": none was on {chosen}"
         said.append(f"{len(left)} runs were trained on {others} alone, and are left out{own}")

@@ -63,9 +63,11 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     for owner in modules.values():  # also an encoder inside a network of one's own
         infos = getattr(owner, "feature_info", None)  # of timm's blocks a method
         infos = getattr(infos, "info", infos)
-        for info in infos if isinstance(infos, list | tuple) else ():
+        if not isinstance(infos, list | tuple):
+            continue
+        inside = dict(owner.named_modules())
+        for info in infos:
             name = info.get("module") if isinstance(info, dict) else None
-            inside = dict(owner.named_modules())
             # timm's features_only flattens names; MobileNetV5's is of a module that it has not.
             if module := inside.get(name) or inside.get(str(name).replace(".", "_")):
                 hooks.append(module.register_forward_hook(partial(_note_channels, info)))
