@@ -13,7 +13,7 @@ import subprocess
 import sys
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from itertools import product
 from statistics import median
@@ -254,9 +254,6 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
     """Return the table as Markdown, and what fails with its causes before it."""
     all_ = [(family, source) for family, names in families.items() for source in names]
     rows = [(family, known[source]) for family, source in all_ if source in known]
-    traced = [found for _, found in rows if "trace_s" in found]
-    rebuilt = [median(found["rebuild_s"]) for found in traced if found["rebuild_s"]]
-    where = describe(torch.device("cpu"))
     lines = [
         "# Which networks can be redistributed",
         "",
@@ -268,52 +265,64 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
     ]
     if len(rows) < len(all_):
         lines.append(f"- {len(all_) - len(rows)} of {len(all_)} networks are not examined yet.")
+    lines += [*_summary(rows), "", "## What fails, and what cannot change", "", *_failures(rows)]
+    lines += ["", "## Beside Torch-Pruning", "", *_peers(rows), "", "## All", "", *_all(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def _summary(rows: list[tuple[str, dict]]) -> Iterator[str]:
     for library in ("torchvision", "timm"):
         own = [found for family, found in rows if family.startswith(library)]
         whole = sum(found["works"] == TRIES for found in own)
         same = sum(found.get("identity", False) for found in own)
-        lines.append(
+        yield (
             f"- {library}: {whole} of {len(own)} networks in all {TRIES} ways; of {same} the base "
             "at width 1 is the original to the last parameter."
         )
-    lines += [
-        f"- Median: {median(found['trace_s'] for found in traced):.1f} s to trace, "
-        f"{median(rebuilt):.2f} s to rebuild from JSON, of one core of {where['device']}, "
-        f"torch {where['torch']}.",
-        "",
-        "## What fails, and what cannot change",
-        "",
-    ]
+    traced = [found["trace_s"] for _, found in rows if "trace_s" in found]
+    rebuilt = [median(found["rebuild_s"]) for _, found in rows if found.get("rebuild_s")]
+    where = describe(torch.device("cpu"))
+    yield (
+        f"- Median: {median(traced):.1f} s to trace, {median(rebuilt):.2f} s to rebuild from JSON, "
+        f"of one core of {where['device']}, torch {where['torch']}."
+    )
+
+
+def _failures(rows: list[tuple[str, dict]]) -> Iterator[str]:
     for _, found in rows:
         causes = [cause.replace("|", "or").replace("\n", " ")[:300] for cause in found["causes"]]
         if causes:
-            lines.append(f"- {found['source']}, {TRIES - found['works']} of {TRIES}: {causes[0]}")
+            yield f"- {found['source']}, {TRIES - found['works']} of {TRIES}: {causes[0]}"
     for _, found in rows:
         for note, count in Counter(found.get("frozen", [])).items():
-            lines.append(f"- {found['source']}, {count} convolutions {note}")
-    peers = Counter(found["peer"].split()[0].strip(":") for found in traced if "peer" in found)
-    lines += ["", "## Beside Torch-Pruning", ""]
-    lines.append(
+            yield f"- {found['source']}, {count} convolutions {note}"
+
+
+def _peers(rows: list[tuple[str, dict]]) -> Iterator[str]:
+    compared = [found for _, found in rows if "peer" in found]
+    peers = Counter(found["peer"].split()[0].strip(":") for found in compared)
+    yield (
         f"Its groups, found by another way, are the same layers for {peers['agrees']} of the "
         f"{peers.total()} networks compared; "
         f"it fails for {peers['fails']}. Where both differ, the networks here have run, with "
         "the sizes that they were given:"
     )
-    lines += [
-        f"- {found['source']}: Torch-Pruning {found['peer']}"
-        for found in traced
-        if found.get("peer", "agrees").startswith(("couples", "does not"))
-    ]
+    for found in compared:
+        if found["peer"].startswith(("couples", "does not")):
+            yield f"- {found['source']}: Torch-Pruning {found['peer']}"
+
+
+def _all(rows: list[tuple[str, dict]]) -> Iterator[str]:
     titles = ("network", "family", "parameters", "layers", "images", "ways", "trace s", "rebuild s")
-    lines += ["", "## All", "", f"| {' | '.join(titles)} |", f"|---|---|{'---:|' * 6}"]
+    yield f"| {' | '.join(titles)} |"
+    yield f"|---|---|{'---:|' * 6}"
     for family, found in rows:
         cells = [found["source"].partition("/")[2], family.removeprefix("timm ")]
         cells += [f"{found.get('params', 0):,}", found.get("layers", "-"), found.get("image", "-")]
         cells.append(f"{found['works']}{' (meta)' if found.get('meta') else ''}")
         cells.append(f"{found['trace_s']:.1f}" if "trace_s" in found else "-")
         cells.append(f"{median(found['rebuild_s']):.2f}" if found.get("rebuild_s") else "-")
-        lines.append(f"| {' | '.join(map(str, cells))} |")
-    return "\n".join(lines) + "\n"
+        yield f"| {' | '.join(map(str, cells))} |"
 
 
 if __name__ == "__main__":

@@ -78,7 +78,6 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     elif remeasure:
         print(f"{name} measures nothing: --remeasure plays no part")
         remeasure = False
-    missing = [run for run in runs if not store.find(run, choices.device)]
     jobs = dict.fromkeys([*(runs if making else ()), *measured])
     lacking = [job for job in jobs if not store.find(job, choices.device)]
     known = parameters_of(name)
@@ -91,24 +90,32 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
         failed = show()
     if lacking or remeasure:
         if auto and profile.protocol and making:
-            print("Training by the paper's protocol, the longest. Shorter, with what they change:")
-            for other in (one for one in PROFILES if not PROFILES[one].protocol):
-                said = "; ".join(
-                    differences(PROFILES[other], choices.experiment.kinds[0], choices.models)
-                )
-                print(f"  make {name} PROFILE={other}{typed}  # {said}", flush=True)
+            _name_shorter(choices, typed)
         failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure) | show()
     if train is None and here and not making:
-        if choices.experiment.measured:
-            from .measure import measurements
-
-            missing += [job for job in measurements(choices) if not store.find(job, choices.device)]
-        what = "runs or measurements" if choices.experiment.measured else "runs"
-        how = f"make {name} PROFILE={choices.profile_name}{typed} TRAIN=1"
-        if missing:
-            print(f"{len(missing)} {what} are missing, and are made only if asked: {how}")
+        _name_missing(choices, runs, store, typed)
     _name_better(choices)
     return failed
+
+
+def _name_shorter(choices: Choices, typed: str) -> None:
+    """Say which profiles train less than the paper's protocol, and what they change."""
+    print("Training by the paper's protocol, the longest. Shorter, with what they change:")
+    for other in (one for one in PROFILES if not PROFILES[one].protocol):
+        said = differences(PROFILES[other], choices.experiment.kinds[0], choices.models)
+        print(f"  make {choices.name} PROFILE={other}{typed}  # {'; '.join(said)}", flush=True)
+
+
+def _name_missing(choices: Choices, runs: Sequence, store: Store, typed: str) -> None:
+    """Say how many runs and measurements are made only if asked, and how to ask."""
+    jobs, what = [*runs], "runs"
+    if choices.experiment.measured:
+        from .measure import measurements
+
+        jobs, what = [*runs, *measurements(choices)], "runs or measurements"
+    if missing := sum(not store.find(job, choices.device) for job in jobs):
+        how = f"make {choices.name} PROFILE={choices.profile_name}{typed} TRAIN=1"
+        print(f"{missing} {what} are missing, and are made only if asked: {how}")
 
 
 def _check_here(choices: Choices) -> None:

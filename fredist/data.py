@@ -130,7 +130,7 @@ def _places(name: str, root: Path) -> Iterator[tuple]:
 
 
 def _found(name: str, root: Path) -> Iterator[list]:
-    """Yield (source, reader, path) of those of a set's places that are there."""
+    """Yield (source, reader, path) of each of a set's places that exists."""
     try:
         yield from (place for *place, there in _places(name, root) if there)
     except OSError as error:  # of another user
@@ -206,7 +206,7 @@ def _decode(name: str, source: str, read: Callable, path: Path, progress: Progre
 
 
 def _cache_file(name: str, path: Path) -> Path:
-    """Return the cache file of a source: another has another, and so has a changed one."""
+    """Return where a source is kept decoded: another file once any file of the source changes."""
     key = [(2, DATASETS[name], os.path.realpath(path))]
     for file in [path] if path.is_file() else readers.walk(path):
         stat = file.stat()  # of the real file behind a link
@@ -271,7 +271,7 @@ def _first_whole(name: str, root: Path, progress: Progress) -> ImageSet | None:
     """Return the set from the first place that is whole, None if there is no place."""
     wrong, images, places = None, None, _found(name, root)
     while not images:
-        try:  # none follows one that cannot be looked into
+        try:  # a folder that cannot be looked into ends the search
             if not (place := next(places, None)):
                 break
             images = _read(name, *place, progress)

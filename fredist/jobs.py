@@ -31,7 +31,7 @@ from .workers import Failure, attempt, share
 
 Job = Run | Measurement
 _OWN = re.compile(r"\.?([a-z0-9]+)-([a-z_]+-)?([0-9a-f]{12})[-.]")  # model and id of a job's files
-_ENDINGS = (".pt.damaged", ".failed.json", ".lock")  # of what any record makes needless
+_ENDINGS = (".pt.damaged", ".failed.json", ".lock")  # of no use once there is a record
 # Without a rate or the time that is left: epochs take unequal time, and the longest are first.
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"
 _QUIET = 60.0  # seconds without a line after which a log gets one at the end of an epoch
@@ -77,9 +77,9 @@ def make(
     Parameters
     ----------
     device : str or torch.device, optional
-        Where runs train, by default CUDA where there is one, and a record of any kind of device
-        will do. If it is given, one will that was trained on its kind, if only in part: another's
-        checkpoint is continued, too. A measurement names its own.
+        Where runs train, by default CUDA where there is one; then a record of any kind of device
+        will do. If it is given, a record must have been trained on that kind at least in part; a
+        checkpoint of another kind is continued. A measurement names its own device.
     minutes : float, optional
         A limit: what is not finished in time is left, and continues at the next call.
     download, remeasure : bool
@@ -278,7 +278,7 @@ def _make_one(
 
 @contextmanager
 def _marked(job: Job) -> Iterator[None]:
-    """Have a job named as failed meanwhile: if it kills this process, it is last the next time."""
+    """Name a job as failed while it is made: one that kills this process is last the next time."""
     path = _beside(job, ".failed.json")
     if new := not path.exists():
         write_whole(path, json.dumps({"job": str(job), "error": "its process ended meanwhile"}))
@@ -331,7 +331,7 @@ def _recorded(identity: str, kind: str | None = None) -> Record | None:
 
 
 def _beside(job: Job, ending: str) -> Path:
-    """A job's file of some kind, by what it is: the labels it was asked for by play no part."""
+    """Return the path of a job's file, which equal jobs share whatever their labels are."""
     return unfinished_folder() / f"{job.network.model}-{job.id}{ending}"
 
 

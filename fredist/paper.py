@@ -285,25 +285,33 @@ def choose(
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
     seeds = {getattr(own, kind).seeds for kind in experiment.kinds}
-    defaults["seeds"] = seeds.pop() if len(seeds) == 1 else ()  # else any are others than some
-    defaults["datasets"] = usual
-    words = [
-        f"{word:.15g}" if isinstance(word, float) else str(word)
-        for what, value in given.items()
-        if value and set(value) != set(defaults[what])
-        for word in ((f"seed{one}" for one in value) if what == "seeds" else value)
-    ]
-    if device is not None:
-        if not isinstance(device, str) or not device.strip():
-            raise TypeError(f"expected cpu, cuda or a device's name as device, got {device!r}")
-        if re.fullmatch(r"(cpu|cuda):\d+", device):  # records are of a kind or a name
-            said = "expected cpu, cuda or a device's name as device; CUDA_VISIBLE_DEVICES chooses"
-            raise ValueError(f"{said} one of several, got {device!r}")
-        words.append(re.sub(r"\W+", "_", device))
+    seeds = seeds.pop() if len(seeds) == 1 else ()  # else any are others than some
+    words = _unusual(given, defaults | {"seeds": seeds, "datasets": usual})
+    words += [] if device is None else [re.sub(r"\W+", "_", _device(device))]
     suffix = "".join(f"-{word}" for word in words)
     if len(suffix) > 120:  # no file system takes names of any length
         suffix = f"{suffix[:100]}-{short_hash(suffix)}"
     return Choices(name, profile, **chosen, seeds=given["seeds"], device=device, suffix=suffix)
+
+
+def _unusual(given: Mapping[str, Sequence | None], usual: Mapping[str, Sequence]) -> list[str]:
+    """Return the choices that are others than usual, in the words of a file's name."""
+    return [
+        f"{word:.15g}" if isinstance(word, float) else str(word)
+        for what, value in given.items()
+        if value and set(value) != set(usual[what])
+        for word in ((f"seed{one}" for one in value) if what == "seeds" else value)
+    ]
+
+
+def _device(device: str) -> str:
+    """Return the device asked for, unless it can be none: records are of a kind or a name."""
+    if not isinstance(device, str) or not device.strip():
+        raise TypeError(f"expected cpu, cuda or a device's name as device, got {device!r}")
+    if re.fullmatch(r"(cpu|cuda):\d+", device):
+        said = "expected cpu, cuda or a device's name as device; CUDA_VISIBLE_DEVICES chooses"
+        raise ValueError(f"{said} one of several, got {device!r}")
+    return device
 
 
 def _chosen(what: str, values, order: Sequence[str]) -> list[str] | None:

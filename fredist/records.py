@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from os import PathLike
 from pathlib import Path
+from typing import NamedTuple
 
 from .checks import check_choice, check_integer, check_number
 from .data import DATASETS
 from .paths import RESULTS, runs_folder, write_whole
-from .runs import METHODS, Measurement, Run, canonical, short_hash
+from .runs import COMPUTED, METHODS, Measurement, Run, canonical, short_hash
 
 SCHEMA = 2
 _NAME = re.compile(
@@ -34,6 +35,20 @@ class OtherSchema(RecordError):
     def __init__(self, schema: int, path: Path):
         super().__init__(f"{path} is of schema {schema}: another version of fredist wrote it")
         self.schema = schema
+
+
+class Place(NamedTuple):
+    """Where a measurement was taken: all numbers of one table are of one place."""
+
+    device: str  # its maker's name for it, or "computed"
+    device_type: str
+    threads: int  # 0 where a GPU computes, or nothing does
+    torch: str
+    instructions: str
+
+    def __str__(self) -> str:
+        threads = f", {self.threads} thread{'s' * (self.threads > 1)}" * bool(self.threads)
+        return self.device + threads
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,14 @@ class Record:
     def device_type(self) -> str:
         """cpu or cuda; both, joined by a plus, for a run that moved."""
         return "+".join(dict.fromkeys(s["device_type"] for s in self.provenance["sessions"]))
+
+    @property
+    def place(self) -> Place:
+        """Where a measurement was taken; what is computed has no device."""
+        it, own = self.identity, self.provenance["sessions"][0].get("instructions") or ""
+        if it["device"] == COMPUTED:
+            return Place(COMPUTED, COMPUTED, 0, it["torch"], "")
+        return Place(it["device"], self.device_type, it["threads"] or 0, it["torch"], own)
 
     def counts(self, device: str | None = None) -> bool:
         """Whether it is to be used, for a device if its name or kind is given.
@@ -235,34 +258,38 @@ class Store:
         self.problems: list[str] = []
         self._records: dict[str, list[Record]] = {}
         for folder in dict.fromkeys(Path(one).resolve() for one in folders):
-            other = Counter()
             if named and not folder.is_dir():
                 self.problems.append(f"expected a folder of records, got {folder}")
             inside = (path for path in folder.glob("[!.]*/*.json") if _NAME.fullmatch(path.name))
             if any(path.parent.name != "unfinished" for path in inside):
                 self.problems.append(f"records in folders of {folder} are not read: move them up")
-            for path in sorted(folder.glob("*.json")):
-                if path.name.startswith(".") or not path.is_file():
-                    continue
-                try:
-                    record = read_record(path)
-                except OtherSchema as error:
-                    other[error.schema] += 1
-                    continue
-                except RecordError as error:
-                    self.problems.append(str(error))
-                    continue
-                if record.ahead:
-                    self.problems.append(
-                        f"{path} was finished in the future: its clock was wrong. A run counts all "
-                        "the same; a measurement is left out: make it again, or move it away"
-                    )
-                self._records.setdefault(record.id, []).append(record)
-            self.problems += [
-                f"{count} records of schema {schema} in {folder} are left out: another version "
-                f"of fredist wrote them, this one writes schema {SCHEMA}"
-                for schema, count in other.items()
-            ]
+            self._read(folder)
+
+    def _read(self, folder: Path) -> None:
+        """Add the records of a folder, and name the files that are none."""
+        other = Counter()
+        for path in sorted(folder.glob("*.json")):
+            if path.name.startswith(".") or not path.is_file():
+                continue
+            try:
+                record = read_record(path)
+            except OtherSchema as error:
+                other[error.schema] += 1
+                continue
+            except RecordError as error:
+                self.problems.append(str(error))
+                continue
+            if record.ahead:
+                self.problems.append(
+                    f"{path} was finished in the future: its clock was wrong. A run counts all "
+                    "the same; a measurement is left out: make it again, or move it away"
+                )
+            self._records.setdefault(record.id, []).append(record)
+        self.problems += [
+            f"{count} records of schema {schema} in {folder} are left out: another version "
+            f"of fredist wrote them, this one writes schema {SCHEMA}"
+            for schema, count in other.items()
+        ]
 
     def __len__(self) -> int:
         return len(self._records)

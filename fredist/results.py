@@ -11,7 +11,7 @@ import pandas as pd
 
 from .paper import Cell, Choices
 from .printed import published
-from .records import Record, Store
+from .records import Place, Record, Store
 from .runs import COMPUTED, MEASUREMENT_VERSION, canonical
 
 KEYS = ["dataset", "model", "template", "width", "like"]
@@ -185,35 +185,18 @@ def _measured(
     Of several places that with most of the table, then the newest; what is computed is on no
     device and stands in for all, after real ones.
     """
-    wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
-    for cell in cells:
-        key = canonical([asdict(choices.network(cell)), choices.image_size(cell)])
-        wanted.setdefault(key, []).append(cell)
-    places: dict[tuple, dict[tuple, Record]] = {}
-    for record in store.measurements():
-        it = record.identity
-        if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION:
-            continue
-        if quantity == "memory" and it["batch"] != MEMORY_BATCHES[it["method"]]:
-            continue
-        device_type = COMPUTED if it["device"] == COMPUTED else record.device_type
-        computed = device_type == COMPUTED
-        instructions = "" if computed else record.provenance["sessions"][0].get("instructions")
-        place = (it["device"], device_type, it["threads"] or 0, it["torch"], instructions or "")
-        for cell in wanted.get(canonical([it["network"], it["image_size"]]), ()):
-            places.setdefault(place, {})[cell, it["method"], it["batch"]] = record
+    places = _places(choices, cells, quantity, store)
     if not places:
         return []
     fitting = [p for p in places if choices.device in (None, *p[:2]) or COMPUTED in p]
     if not fitting:
-        there = ", ".join(sorted({device for device, *_ in places}))
+        there = ", ".join(sorted({place.device for place in places}))
         said.append(f"no {quantity} of {choices.device} at hand; there is {there}")
         return []
     newest = {p: max(record.finished for record in places[p].values()) for p in fitting}
-    chosen = max(fitting, key=lambda p: (p[0] != COMPUTED, len(places[p]), newest[p]))
-    own = chosen[0]
-    if left := {p[0] if p[0] != own else _named(p, version=True) for p in places if p != chosen}:
-        said.append(f"{quantity} is of {own} alone; there is also {', '.join(sorted(left))}")
+    own = max(fitting, key=lambda p: (COMPUTED not in p, len(places[p]), newest[p]))
+    if left := {_beside(place, own) for place in places if place != own}:
+        said.append(f"{quantity} is of {own.device} alone; there is also {', '.join(sorted(left))}")
     return [
         _row(
             cell,
@@ -221,20 +204,41 @@ def _measured(
             record.results[key] / (1e9 if name.endswith("gb") else 1),
             low=record.results.get("min_ms", math.nan) if key == "median_ms" else math.nan,
             high=record.results.get("max_ms", math.nan) if key == "median_ms" else math.nan,
-            kind="computed" if own == COMPUTED else "measured",
-            device=_named(chosen),
+            kind="computed" if COMPUTED in own else "measured",
+            device=str(own),
             sources=record.path.name,
         )
-        for (cell, method, batch), record in places[chosen].items()
+        for (cell, method, batch), record in places[own].items()
         for key, name in _MEASURED[quantity, method].items()
         if key in record.results
     ]
 
 
-def _named(place: tuple, version: bool = False) -> str:
-    device, _, threads, torch, instructions = place
-    said = f"{device}, {threads} thread{'s' * (threads > 1)}" if threads else device
-    return f"{said}, PyTorch {torch} {instructions}".rstrip() if version else said
+def _places(
+    choices: Choices, cells: list[Cell], quantity: str, store: Store
+) -> dict[Place, dict[tuple[Cell, str, int], Record]]:
+    """Return the newest records of cells, by cell, method and batch, of each place there is."""
+    wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
+    for cell in cells:
+        key = canonical([asdict(choices.network(cell)), choices.image_size(cell)])
+        wanted.setdefault(key, []).append(cell)
+    places: dict[Place, dict[tuple, Record]] = {}
+    for record in store.measurements():
+        it = record.identity
+        if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION:
+            continue
+        if quantity == "memory" and it["batch"] != MEMORY_BATCHES[it["method"]]:
+            continue
+        for cell in wanted.get(canonical([it["network"], it["image_size"]]), ()):
+            places.setdefault(record.place, {})[cell, it["method"], it["batch"]] = record
+    return places
+
+
+def _beside(place: Place, own: Place) -> str:
+    """Return what a place is called beside another, which may be the same device."""
+    if place.device != own.device:
+        return place.device
+    return f"{place}, PyTorch {place.torch} {place.instructions}".rstrip()
 
 
 def _published(choices: Choices, cells: list[Cell]) -> list[dict]:
@@ -280,7 +284,7 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
 
 
 def paired(own: dict, base: dict) -> list[tuple[float, float]]:
-    """Return two networks' values with each seed that both have."""
+    """Return both networks' values, in pairs, for each seed that both have."""
     return [(own[seed], base[seed]) for seed in own if seed in base]
 
 

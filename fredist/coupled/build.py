@@ -1,7 +1,7 @@
 """A newly built model with new sizes: tensors, integers that modules hold, timm's bookkeeping."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from math import prod
@@ -10,10 +10,11 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.utils.hooks import RemovableHandle
 
 from . import sources
 from .initial import reshape
-from .trace import set_integers
+from .runner import set_integers
 
 _OTHER = "this is another network than was redistributed, or another version of its library"
 
@@ -55,23 +56,13 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     count = sum(p.numel() for p in model.parameters())
     if count != params:
         raise ValueError(f"expected {params:,} parameters, got {count:,}: {_OTHER}")
-    hooks, modules = [], dict(model.named_modules())
+    modules = list(model.modules())
     # The forward pass is to leave nothing behind: modes, and buffers that it counts in.
-    held = [(module, module.training, dict(module._buffers)) for module in modules.values()]
+    held = [(module, module.training, dict(module._buffers)) for module in modules]
     for module, _, buffers in held:
         module._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
-    for owner in modules.values():  # also an encoder inside a network of one's own
-        infos = getattr(owner, "feature_info", None)  # of timm's blocks a method
-        infos = getattr(infos, "info", infos)
-        if not isinstance(infos, list | tuple):
-            continue
-        inside = dict(owner.named_modules())
-        for info in infos:
-            name = info.get("module") if isinstance(info, dict) else None
-            # timm's features_only flattens names; MobileNetV5's is of a module that it has not.
-            if module := inside.get(name) or inside.get(str(name).replace(".", "_")):
-                hooks.append(module.register_forward_hook(partial(_note_channels, info)))
-    for module in modules.values():
+    hooks = [*_note_features(modules)]
+    for module in modules:
         if isinstance(module, _NormBase | nn.GroupNorm) and module.weight is None:
             hooks.append(module.register_forward_pre_hook(_note_normed))
     images = sources.images(model, image_shape)
@@ -93,6 +84,21 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
             module._buffers.update(buffers)
         for hook in hooks:
             hook.remove()
+
+
+def _note_features(modules: Iterable[nn.Module]) -> Iterator[RemovableHandle]:
+    """Let timm's `feature_info` take the channels of maps as they are made."""
+    for owner in modules:  # also an encoder inside a network of one's own
+        infos = getattr(owner, "feature_info", None)  # of timm's blocks a method
+        infos = getattr(infos, "info", infos)
+        if not isinstance(infos, list | tuple):
+            continue
+        inside = dict(owner.named_modules())
+        for info in infos:
+            name = info.get("module") if isinstance(info, dict) else None
+            # timm's features_only flattens names; MobileNetV5's is of a module that it has not.
+            if module := inside.get(name) or inside.get(str(name).replace(".", "_")):
+                yield module.register_forward_hook(partial(_note_channels, info))
 
 
 def _note_channels(info: dict, _, __, maps) -> None:

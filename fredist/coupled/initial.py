@@ -246,7 +246,7 @@ def _is_alike(one: torch.Tensor, two: torch.Tensor) -> bool:
 
 
 def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return whose fans a tensor's spread depends on: its own, or its module's largest weight's."""
+    """Return the weight whose fans decide a tensor's spread: for a vector its module's largest."""
     if tensor.dim() > 1:
         return tensor
     inside = getattr(module, "parametrizations", None)  # where a weight norm keeps the weight
@@ -256,7 +256,7 @@ def _weight(module: nn.Module, tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def _follows(old: torch.Tensor, fans: Fans) -> bool:
-    """Return whether values are random: of one number, whether it may be PyTorch's own bias."""
+    """Return whether values are random; one number is if it lies within PyTorch's own bounds."""
     return bool(old.abs() <= 1 / sqrt(fans.fan_in)) if old.numel() == 1 else not is_set(old)
 
 

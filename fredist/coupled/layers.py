@@ -186,7 +186,7 @@ class _Solver:
 
         That is the rest of the expression, what the tensors that make them read (which follows
         first, unless a layer will decide it), what tensors make of them, or what must divide or
-        exceed them. `asked` for already are symbols that wait for these.
+        exceed them. `asked` are symbols that wait for these: they are not asked for again.
         """
         if not (free := self.unknown(size)):
             return

@@ -92,6 +92,7 @@ def _attended(*args, **kwargs) -> tuple:
 
 
 def _closed(tensor: torch.Tensor, *shape) -> tuple:
+    """Return a reshape's arguments, without an open dimension that would stay a quotient."""
     sizes = list(shape[0]) if isinstance(shape[0], tuple | list) else list(shape)
     is_open = [isinstance(size, int) and size == -1 for size in sizes]
     rest = prod(size for size, free in zip(sizes, is_open, strict=True) if not free)

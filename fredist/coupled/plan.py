@@ -63,17 +63,7 @@ class Traced:
             wished |= unit.share(size, rounding.get("round_to"))
         notes = {layer.name: unit.note for unit in units for layer in unit.layers}
         values = self.found.solve([wished[layer.name] for layer in layers])
-        rows, sizes = [], {conv.name: conv.filters for conv in channels.convs}
-        for layer, after in zip(layers, self.found.filters(values), strict=True):
-            asked, said = wished[layer.name], [notes[layer.name]]
-            if after != asked:
-                said.append(f"{asked} would not run as traced")
-            said += _out_of_proportion(layer, after, sizes, channels.sizes, values)
-            note = "; ".join(filter(None, said))
-            rows.append(Row(layer.name, len(layer.convs), layer.filters, after, note))
-        for name, reason in self.found.frozen.items():
-            size = evaluate(sizes[name], values)
-            rows.append(Row(name, 1, size, size, f"frozen: {reason}"))
+        rows = tuple(self._rows(wished, notes, values))
         counts = {
             what: (channels.count(what, channels.sizes), channels.count(what, values))
             for what in ("params", "macs")
@@ -83,10 +73,25 @@ class Traced:
             options=self.options,
             image_shape=self.image_shape,
             **made_by,
-            rows=tuple(rows),
+            rows=rows,
             **channels.changes(values),
             **counts,
         )
+
+    def _rows(self, wished: Mapping, notes: Mapping, values: Mapping) -> Iterator[Row]:
+        """Yield the layers and what was frozen; notes say where not the template alone decides."""
+        channels = self.found.channels
+        sizes = {conv.name: conv.filters for conv in channels.convs}
+        for layer, after in zip(self.found.layers, self.found.filters(values), strict=True):
+            asked, said = wished[layer.name], [notes[layer.name]]
+            if after != asked:
+                said.append(f"{asked} would not run as traced")
+            said += _out_of_proportion(layer, after, sizes, channels.sizes, values)
+            note = "; ".join(filter(None, said))
+            yield Row(layer.name, len(layer.convs), layer.filters, after, note)
+        for name, reason in self.found.frozen.items():
+            size = evaluate(sizes[name], values)
+            yield Row(name, 1, size, size, f"frozen: {reason}")
 
 
 @dataclass(frozen=True)

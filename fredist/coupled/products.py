@@ -64,7 +64,7 @@ def _inlined(module: torch.fx.GraphModule) -> torch.fx.Graph:
 
 
 def products(outputs: Sequence[torch.fx.Node], images: torch.fx.Node) -> Iterator[Size]:
-    """Yield those of each operation that the outputs need, for `BATCH` images.
+    """Yield the products of each operation that the outputs need, for `BATCH` images.
 
     What does not depend on images, such as a weight that is computed, is done once for all of them,
     and so would be for one: it counts for each.
@@ -81,9 +81,9 @@ def products(outputs: Sequence[torch.fx.Node], images: torch.fx.Node) -> Iterato
 def entries(
     held: Sequence[torch.fx.Node], integers: Sequence[torch.fx.Node], guards: Sequence[str]
 ) -> Iterator[str]:
-    """Yield the symbols of sizes that count entries, of all tensors held and those of integers.
+    """Yield the symbols of sizes that count entries, not channels, of all tensors `held`.
 
-    That is how many an embedding has; what buffers of integers index, as a permutation does, and
+    That is how many an embedding has; what buffers of `integers` index, as a permutation does, and
     how many these are; and the first dimension of a tensor that no other has and no layer makes,
     such as of learnt queries.
     """
@@ -120,7 +120,7 @@ def _makes_batch(node: torch.fx.Node) -> bool:
 
 
 def _product(node: torch.fx.Node) -> int | torch.SymInt | None:
-    """Return an operation's, as it was traced."""
+    """Return how many products an operation computes, as it was traced; None if it does none."""
     kind = _kind(node.target)
     inputs = [a.meta["val"] for a in node.args if isinstance(a, torch.fx.Node)]
     shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
@@ -146,7 +146,7 @@ def _product(node: torch.fx.Node) -> int | torch.SymInt | None:
 
 
 def _behind(outputs: Sequence[torch.fx.Node]) -> set[torch.fx.Node]:
-    """Return all nodes that outputs need: what they cost, without auxiliary ones.
+    """Return all nodes that outputs need, hence none of auxiliary classifiers.
 
     Also what is written into them, or into what they are a view of (`x[:, :8] = y`).
     """

@@ -11,30 +11,16 @@ import io
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Mapping
-from functools import partial
-from itertools import chain
+from collections.abc import Iterable, Mapping
 
 import torch
 from torch import nn
-from torch.export import Dim, export
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.utils._pytree import tree_leaves
+from torch.export import export
 
 from . import sources
-from .channels import BATCH, Channels, Conv, Size, likely, no_channels, size_of, symbols
-from .plainly import Plainly
+from .channels import BATCH, Channels, Size, likely, no_channels, size_of, symbols
 from .products import entries, plain, products
-
-# Names of integers of a module that are no channel counts, whatever their value.
-_NOT_CHANNELS = re.compile(
-    r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|training"
-    r"|(?!dim_)(\w+_|n)?heads|(num_|n_?)?head|(n_?)?h"
-    r"|(kernel|block|win|window|patch|grid|feat|img|image|input|pool)_size(_\w+)?"
-)
-# PyTorch's own modules never read these when they run: they follow from the weights (build.py).
-_UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
-_UNREAD |= {"num_channels"}
+from .runner import Exported, Runner
 
 # What to do about an error of the trace, by its words, where images of another size do not help.
 _HINTS = {
@@ -92,30 +78,60 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
 def _trace(
     model: nn.Module, image_shape: tuple, *larger: tuple, modes: tuple[bool, ...] = (False,)
 ) -> tuple[Channels, set[str]]:
-    """Trace a run in each mode, evaluation's last; return also what they leave unused.
+    """Trace a run in each mode, evaluation's last; return also the parameters they leave unused.
 
     MACs are those of evaluation's outputs.
     """
-    trained = dict(model.named_parameters())
-    tensors = {name: t.detach() for name, t in (*trained.items(), *model.named_buffers())}
-    tensors = {name: t for name, t in tensors.items() if t.dim()}
-    runner = _Runner(model, tensors, modes)
-    inputs = [*tensors.values(), *(torch.empty(v, device="meta") for v in runner.places.values())]
-    maps = set()
+    runner = Runner(model, modes)
     for shape in larger:
-        with contextlib.suppress(Exception):  # a network may take images of one size alone
-            runner(inputs, sources.images(model, shape, BATCH))
-        maps |= _maps(runner.ran)
-    images = sources.images(model, image_shape, BATCH)
+        runner.try_images(shape)
+    program = plain(_exported(runner, image_shape))
+    *_, output = nodes = list(program.graph.nodes)
+    given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
+    *held, images = (node for node in nodes if node.op == "placeholder" and node.name in given)
+    tensors = dict(zip(runner.tensors, held, strict=False))
+    integers = dict(zip(runner.places, held[len(tensors) :], strict=True))
+    trained = [name for name, _ in model.named_parameters()]
+    idle = {name for name in trained if name in tensors and not tensors[name].users}
+    # A symbol that is still free is the plain size of the tensor that it came from.
+    pairs = (
+        pair
+        for node, tensor in zip(held, runner.inputs(), strict=True)
+        for pair in zip(_shape(node), tensor.shape, strict=True)
+    )
+    sizes = {size: number for size, number in pairs if symbols(size) == (size,)}
+    shapes = dict.fromkeys(trained, ()) | {name: _shape(node) for name, node in tensors.items()}
+    guards, returned = _guards(images), _tensors(output.args[0])
+    attributes, kept = _integers(integers, shapes, sizes, guards)
+    attributes |= {place: size_of(size) for place, size in runner.groups.items()}
+    buffers = [tensors[name] for name, t in runner.tensors.items() if not t.is_floating_point()]
+    ordered = entries([*tensors.values()], buffers, guards)
+    kept |= dict.fromkeys(ordered, "has an order that a buffer holds")
+    dims = (size for node in returned for size in _shape(node))
+    kept |= {s: "makes what the network returns" for size in dims for s in symbols(size)}
+    channels = Channels(
+        sizes,
+        shapes,
+        frozenset(trained),
+        attributes,
+        runner.ran_convs(),
+        tuple(products(_tensors(output.args[0][-runner.outputs :]), images)),
+        guards,
+        # Others count values, such as nonzero's: they are no tensor's given.
+        {symbol: reason for symbol, reason in kept.items() if symbol in sizes},
+    )
+    return channels, idle - runner.normed
+
+
+def _exported(runner: Runner, image_shape: tuple[int, int, int]) -> torch.export.ExportedProgram:
+    """Return the program that a network is with sizes as symbols; an error says what hinders it."""
+    images = sources.images(runner.model, image_shape, BATCH)
+    given, dynamic = (runner.inputs(), images), (runner.dynamic(), None)
     try:
         # Where sizes are symbols, what PyTorch keeps of each operation, for the next that is like
         # it, costs more than it saves: an eighth of the time, of a HaloNet two fifths.
         with _silence(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
-            free = [_dynamic(tensor, name in runner.kernels) for name, tensor in tensors.items()]
-            shapes = (free + [_dynamic(tensor) for tensor in inputs[len(tensors) :]], None)
-            program = export(
-                _Exported(runner), (inputs, images), dynamic_shapes=shapes, strict=False
-            )
+            return export(Exported(runner), given, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         words = str(error).strip().splitlines() or [""]
         said = f"{type(error).__name__}: {words[0][:300]}"
@@ -124,192 +140,27 @@ def _trace(
             f"expected a network that torch.export traces with images of {image_shape}, got "
             f"{said}; {next(hints, 'image_size= and in_chans= choose others')}"
         ) from error
-    nodes = list(plain(program).graph.nodes)
-    given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
-    *held, seen = (node for node in nodes if node.op == "placeholder" and node.name in given)
-    unused = {
-        name
-        for name, node in zip(tensors, held, strict=False)
-        if name in trained and not node.users and name not in runner.normed
-    }
-    shapes = [tuple(map(size_of, node.meta["val"].shape)) for node in held]
-    # A symbol that is still free is the plain size of the tensor that it came from.
-    pairs = (
-        pair for t, s in zip(inputs, shapes, strict=True) for pair in zip(s, t.shape, strict=True)
-    )
-    sizes = {name: size for name, size in pairs if symbols(name) == (name,)}
-    attributes = dict(zip(runner.places, (s for (s,) in shapes[len(tensors) :]), strict=True))
-    named = dict.fromkeys(trained, ()) | dict(zip(tensors, shapes, strict=False))
-    guards = _guards(held[0])
-    read = {
-        place for place, node in zip(attributes, held[len(tensors) :], strict=True) if node.users
-    }
-    integers, unread = no_channels(attributes, read, named, guards)
-    kept = dict.fromkeys(integers, "is an integer of the network's")
-    pairs = zip(tensors.items(), held, strict=False)
-    buffers = [node for (_, t), node in pairs if not t.is_floating_point()]
-    kept |= dict.fromkeys(
-        entries(held[: len(tensors)], buffers, guards), "has an order that a buffer holds"
-    )
-    attributes |= likely(unread, named, sizes)
-    attributes |= {place: size_of(size) for place, size in runner.groups.items()}
-    returned, evaluated = (
-        [
-            a
-            for a in some
-            if isinstance(a, torch.fx.Node) and isinstance(a.meta["val"], torch.Tensor)
-        ]
-        for some in (nodes[-1].args[0], nodes[-1].args[0][-runner.outputs :])
-    )
-    dims = (size_of(size) for a in returned for size in a.meta["val"].shape)
-    kept |= {s: "makes what the network returns" for size in dims for s in symbols(size)}
-    maps |= _maps(runner.ran)
-    convs = [
-        Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
-        for name, inputs, shape in runner.ran
-    ]
-    channels = Channels(
-        sizes,
-        named,
-        frozenset(trained),
-        attributes,
-        tuple(convs),
-        tuple(products(evaluated, seen)),
-        guards,
-        # Others count values, such as nonzero's: they are no tensor's given.
-        {symbol: reason for symbol, reason in kept.items() if symbol in sizes},
-    )
-    return channels, unused
 
 
-class _Runner:
-    """Runs a model with given tensors, and with sizes of theirs in place of its own integers."""
-
-    def __init__(self, model: nn.Module, tensors: Mapping[str, torch.Tensor], modes: tuple):
-        self.model, self.names, self.ran, self.modes = model, list(tensors), [], modes
-        modules = dict(model.named_modules())
-        self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
-        inside = {id(p) for m in self.convs.values() for p in m.parameters() if p.dim() > 2}
-        self.kernels = {name for name, p in model.named_parameters() if id(p) in inside}
-        free = ((t, _dynamic(t, name in self.kernels) or ()) for name, t in tensors.items())
-        channels = {size for t, dims in free for dim in dims if (size := t.shape[dim]) > 3}
-        self.places = dict(_places(model, channels))
-        self.norms = {n: m for n, m in modules.items() if isinstance(m, nn.GroupNorm)}
-        self.groups = {}  # of depthwise convolutions and norms, which follow what they read
-
-    def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor):
-        tensors = dict(zip(self.names, inputs, strict=False))
-        stand_ins = inputs[len(tensors) :]
-        integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
-        before = [(module, dict(vars(module))) for module in self.model.modules()]
-        hooks = [
-            m.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
-            for name, m in (self.convs | self.norms).items()
-        ]
-        hooks += [
-            conv.register_forward_hook(partial(self._note, name), with_kwargs=True)
-            for name, conv in self.convs.items()
-        ]
-        runs, outputs = [], []
-        try:
-            with Plainly() as plainly:
-                for training in self.modes:
-                    self.model.train(training)
-                    set_integers(self.model, integers)
-                    self.ran = []
-                    outputs.append(torch.func.functional_call(self.model, tensors, (images,)))
-                    runs.append(self.ran)
-                    for module, state in before:  # what a run leaves behind is not for the next
-                        vars(module).update(state)
-            self.outputs = len(tree_leaves(outputs[-1]))
-            # Training's order has the auxiliary ones in their places, unless it skips others.
-            names = [{name for name, *_ in run} for run in runs]
-            self.ran = [*chain(*(runs if names[0] >= names[-1] else runs[::-1]))]
-            return outputs
-        finally:
-            given = {id(tensor) for tensor in plainly.normed}
-            self.normed = {name for name, tensor in tensors.items() if id(tensor) in given}
-            for hook in hooks:
-                hook.remove()
-            for module, state in before:
-                vars(module).update(state)
-
-    def _group(self, name: str, module: nn.Module, inputs: tuple, named: Mapping) -> None:
-        """A depthwise convolution, or a norm of each channel, has as many groups as channels."""
-        norm = name in self.norms
-        groups, channels = ("num_groups", "num_channels") if norm else ("groups", "in_channels")
-        if 1 < getattr(module, groups) == getattr(module, channels):
-            same = not norm and module.in_channels == module.out_channels
-            size = module.weight.shape[0] if same else _channels(inputs, named)
-            vars(module)[groups] = self.groups[name, groups, None] = size
-
-    def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
-        self.ran.append((name, _channels(inputs, named), maps.shape))
+def _integers(
+    held: Mapping[tuple, torch.fx.Node], shapes: Mapping, sizes: Mapping, guards: tuple[str, ...]
+) -> tuple[dict[tuple, Size], dict[str, str]]:
+    """Return what a network's integers are as sizes, and the symbols of those that stay."""
+    found = {place: _shape(node)[0] for place, node in held.items()}
+    read = {place for place, node in held.items() if node.users}
+    fixed, unread = no_channels(found, read, shapes, guards)
+    kept = dict.fromkeys(sorted(fixed), "is an integer of the network's")
+    return found | likely(unread, shapes, sizes), kept
 
 
-def _channels(inputs: tuple, named: Mapping) -> Size:
-    """Return the channels of what a module is given, by place or by name."""
-    return (*inputs, *named.values())[0].shape[1]
+def _shape(node: torch.fx.Node) -> tuple[Size, ...]:
+    return tuple(map(size_of, node.meta["val"].shape))
 
 
-class _Exported(nn.Module):
-    """What export is given: a module without tensors of its own, and nothing for it to restore."""
-
-    def __init__(self, runner: _Runner):
-        super().__init__()
-        self.runner = runner
-
-    def forward(self, inputs, images):
-        return self.runner(inputs, images)
-
-
-def set_integers(model: nn.Module, integers: Mapping) -> None:
-    """Set integers that modules hold, by (module, attribute, place in a list or None)."""
-    for (name, attribute, place), value in integers.items():
-        module = model.get_submodule(name)
-        if place is not None:
-            held = getattr(module, attribute)
-            listed = list(held)
-            listed[place] = value
-            value = type(held)(listed)
-        vars(module)[attribute] = value
-
-
-def _maps(ran: list[tuple]) -> set[str]:
-    """Return the names of convolutions that made more than one pixel."""
-    return {name for name, _, shape in ran if any(size_of(size) != 1 for size in shape[2:])}
-
-
-def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]:
-    """Find the integers that modules hold, also in lists, whose values are channel counts."""
-    for name, module in model.named_modules():
-        own = type(module).__module__.startswith("torch.nn.modules")
-        own &= not isinstance(module, _InstanceNorm)  # compares it with what it is given
-        for attribute, held in vars(module).items():
-            # Everywhere else an input's size is that of images.
-            features = isinstance(module, nn.RNNBase) and attribute == "input_size"
-            other = _NOT_CHANNELS.fullmatch(attribute) and not features
-            if attribute.startswith("_") or other:
-                continue
-            if own and attribute in _UNREAD:
-                continue
-            listed = type(held) in (list, tuple)
-            values = held if listed else [held]
-            # A list with a zero in it is of indices, such as an order of coefficients.
-            if all(type(value) is int and value > 0 for value in values):
-                for place, value in enumerate(values):
-                    if value in channels:
-                        yield (name, attribute, place if listed else None), value
-
-
-def _dynamic(tensor: torch.Tensor, kernel: bool = False) -> dict | None:
-    """Let export find which dimensions are channels; a kernel's height and width never are.
-
-    With three dimensions only a convolution tells a kernel from positions that are learnt.
-    """
-    kernel |= tensor.dim() > 3 and tensor.numel() not in tensor.shape
-    dims = range(2 if kernel else tensor.dim())
-    return {dim: Dim.AUTO for dim in dims if tensor.shape[dim] > 1} or None
+def _tensors(arguments: Iterable) -> list[torch.fx.Node]:
+    """Return those that are tensors of what a network returns."""
+    nodes = (one for one in arguments if isinstance(one, torch.fx.Node))
+    return [node for node in nodes if isinstance(node.meta["val"], torch.Tensor)]
 
 
 def _guards(node: torch.fx.Node) -> tuple[str, ...]:

@@ -1,0 +1,190 @@
+"""A network run with tensors and integers from outside: what `torch.export` is given to trace."""
+
+import contextlib
+import re
+from collections.abc import Iterator, Mapping
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import nn
+from torch.export import Dim
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.utils._pytree import tree_leaves
+
+from . import sources
+from .channels import BATCH, Conv, Size, size_of
+from .plainly import Plainly
+
+# Names of integers of a module that are no channel counts, whatever their value.
+_NOT_CHANNELS = re.compile(
+    r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|training"
+    r"|(?!dim_)(\w+_|n)?heads|(num_|n_?)?head|(n_?)?h"
+    r"|(kernel|block|win|window|patch|grid|feat|img|image|input|pool)_size(_\w+)?"
+)
+# PyTorch's own modules never read these when they run: they follow from the weights (build.py).
+_UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
+_UNREAD |= {"num_channels"}
+
+
+class Runner:
+    """Runs a network on the meta device with inputs in place of its own tensors and integers.
+
+    `tensors` are its parameters and buffers by name, `places` its integers that may be channel
+    counts, by (module, attribute, place in a list or None). It runs in each of the `modes`, of
+    which True is training, and notes how every convolution ran. The network stays as it is.
+    """
+
+    def __init__(self, model: nn.Module, modes: tuple[bool, ...]):
+        self.model, self.modes, self.ran, self.normed = model, modes, [], set()
+        named = (*model.named_parameters(), *model.named_buffers())
+        self.tensors = {name: t.detach() for name, t in named if t.dim()}
+        modules = dict(model.named_modules())
+        self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
+        self.norms = {n: m for n, m in modules.items() if isinstance(m, nn.GroupNorm)}
+        inside = {id(p) for m in self.convs.values() for p in m.parameters() if p.dim() > 2}
+        kernels = {name for name, p in model.named_parameters() if id(p) in inside}
+        self.free = {name: _free(t, name in kernels) for name, t in self.tensors.items()}
+        sizes = {t.shape[dim] for name, t in self.tensors.items() for dim in self.free[name]}
+        self.places = dict(_places(model, {size for size in sizes if size > 3}))
+        self.groups = {}  # of depthwise convolutions and norms, which follow what they read
+        self.map_makers = set()  # the convolutions that have made more than one pixel
+        self.outputs = 0  # how many tensors the last mode has returned
+
+    def inputs(self) -> list[torch.Tensor]:
+        """Return what a run takes: the tensors, and for each integer an empty one of that size."""
+        sizes = self.places.values()
+        return [*self.tensors.values(), *(torch.empty(size, device="meta") for size in sizes)]
+
+    def dynamic(self) -> list[dict | None]:
+        """Return which dimensions of the inputs are symbols, as export takes it."""
+        dims = [*self.free.values(), *([0] for _ in self.places)]
+        return [dict.fromkeys(some, Dim.AUTO) or None for some in dims]
+
+    def try_images(self, shape: tuple[int, int, int]) -> None:
+        """Note which convolutions make maps of images of another shape, if it takes any."""
+        with contextlib.suppress(Exception):  # a network may take images of one size alone
+            self(self.inputs(), sources.images(self.model, shape, BATCH))
+        self._note_maps()
+
+    def ran_convs(self) -> tuple[Conv, ...]:
+        """Return the convolutions as they ran, in their order."""
+        self._note_maps()
+        return tuple(
+            Conv(name, size_of(inputs), size_of(shape[1]), name in self.map_makers)
+            for name, inputs, shape in self.ran
+        )
+
+    def __call__(self, inputs: list[torch.Tensor], images: torch.Tensor) -> list:
+        """Return what the network returns in each mode."""
+        tensors = dict(zip(self.tensors, inputs, strict=False))
+        stand_ins = inputs[len(tensors) :]
+        integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
+        before = [(module, dict(vars(module))) for module in self.model.modules()]
+        hooks = [
+            m.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
+            for name, m in (self.convs | self.norms).items()
+        ]
+        hooks += [
+            conv.register_forward_hook(partial(self._note, name), with_kwargs=True)
+            for name, conv in self.convs.items()
+        ]
+        runs, outputs = [], []
+        try:
+            with Plainly() as plainly:
+                for training in self.modes:
+                    self.model.train(training)
+                    set_integers(self.model, integers)
+                    self.ran = []
+                    outputs.append(torch.func.functional_call(self.model, tensors, (images,)))
+                    runs.append(self.ran)
+                    for module, state in before:  # what a run leaves behind is not for the next
+                        vars(module).update(state)
+            self.outputs = len(tree_leaves(outputs[-1]))
+            # Training's order has the auxiliary ones in their places, unless it skips others.
+            names = [{name for name, *_ in run} for run in runs]
+            self.ran = [*chain(*(runs if names[0] >= names[-1] else runs[::-1]))]
+            return outputs
+        finally:
+            given = {id(tensor) for tensor in plainly.normed}
+            self.normed = {name for name, tensor in tensors.items() if id(tensor) in given}
+            for hook in hooks:
+                hook.remove()
+            for module, state in before:
+                vars(module).update(state)
+
+    def _group(self, name: str, module: nn.Module, inputs: tuple, named: Mapping) -> None:
+        """A depthwise convolution, or a norm of each channel, has as many groups as channels."""
+        norm = name in self.norms
+        groups, channels = ("num_groups", "num_channels") if norm else ("groups", "in_channels")
+        if 1 < getattr(module, groups) == getattr(module, channels):
+            same = not norm and module.in_channels == module.out_channels
+            size = module.weight.shape[0] if same else _channels(inputs, named)
+            vars(module)[groups] = self.groups[name, groups, None] = size
+
+    def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
+        self.ran.append((name, _channels(inputs, named), maps.shape))
+
+    def _note_maps(self) -> None:
+        for name, _, shape in self.ran:
+            if any(size_of(size) != 1 for size in shape[2:]):
+                self.map_makers.add(name)
+
+
+class Exported(nn.Module):
+    """What export is given: a module without tensors of its own, and nothing for it to restore."""
+
+    def __init__(self, runner: Runner):
+        super().__init__()
+        self.runner = runner
+
+    def forward(self, inputs, images):
+        return self.runner(inputs, images)
+
+
+def set_integers(model: nn.Module, integers: Mapping) -> None:
+    """Set integers that modules hold, by (module, attribute, place in a list or None)."""
+    for (name, attribute, place), value in integers.items():
+        module = model.get_submodule(name)
+        if place is not None:
+            held = getattr(module, attribute)
+            listed = list(held)
+            listed[place] = value
+            value = type(held)(listed)
+        vars(module)[attribute] = value
+
+
+def _channels(inputs: tuple, named: Mapping) -> Size:
+    """Return the channels of what a module is given, by place or by name."""
+    return (*inputs, *named.values())[0].shape[1]
+
+
+def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]:
+    """Find the integers that modules hold, also in lists, whose values are channel counts."""
+    for name, module in model.named_modules():
+        own = type(module).__module__.startswith("torch.nn.modules")
+        own &= not isinstance(module, _InstanceNorm)  # compares it with what it is given
+        for attribute, held in vars(module).items():
+            # Everywhere else an input's size is that of images.
+            features = isinstance(module, nn.RNNBase) and attribute == "input_size"
+            other = _NOT_CHANNELS.fullmatch(attribute) and not features
+            if attribute.startswith("_") or other:
+                continue
+            if own and attribute in _UNREAD:
+                continue
+            listed = type(held) in (list, tuple)
+            values = held if listed else [held]
+            # A list with a zero in it is of indices, such as an order of coefficients.
+            if all(type(value) is int and value > 0 for value in values):
+                for place, value in enumerate(values):
+                    if value in channels:
+                        yield (name, attribute, place if listed else None), value
+
+
+def _free(tensor: torch.Tensor, kernel: bool) -> list[int]:
+    """Return the dimensions that may be channels: a kernel's height and width never are.
+
+    With three dimensions only a convolution tells a kernel from positions that are learnt.
+    """
+    kernel |= tensor.dim() > 3 and tensor.numel() not in tensor.shape
+    return [dim for dim in range(2 if kernel else tensor.dim()) if tensor.shape[dim] > 1]
