@@ -284,7 +284,8 @@ def _summary(rows: list[tuple[str, dict]]) -> Iterator[str]:
     where = describe(torch.device("cpu"))
     yield (
         f"- Median: {median(traced):.1f} s to trace, {median(rebuilt):.2f} s to rebuild from JSON, "
-        f"of one core of {where['device']}, torch {where['torch']}."
+        f"of one core of {where['device']}, torch {where['torch']}, fredist at "
+        f"{(where['revision'] or 'no revision')[:7]}."
     )
 
 

@@ -144,6 +144,8 @@ def check_filters(
 
 
 def _fraction(value: Rational) -> Fraction:
+    if not isinstance(value, Rational):
+        raise TypeError(f"expected integers or fractions as filters, got {value!r}")
     # In Python's own integers: NumPy's stay what they are inside a Fraction, and wrap around.
     return Fraction(int(value.numerator), int(value.denominator))
 

@@ -207,6 +207,12 @@ def test_other_filters_are_refused(filters, error, message):
             apply_template(filters, template)
 
 
+def test_the_solver_and_the_rounding_take_fractions_alone():
+    for solved in (lambda: solve(["64"], "uniform"), lambda: round_filters([64.5])):
+        with pytest.raises(TypeError, match="integers or fractions as filters, got "):
+            solved()
+
+
 @pytest.mark.parametrize("filters", [[7], [7, 8]])
 @pytest.mark.parametrize("template", PARABOLAS)
 def test_a_parabola_needs_three_layers(filters, template):
