@@ -16,10 +16,13 @@ from typing import NamedTuple
 
 from .checks import check_choice, check_integer, check_number
 from .data import DATASETS
+from .networks import Network
 from .paths import RESULTS, runs_folder, write_whole
+from .recipes import Recipe
 from .runs import COMPUTED, METHODS, Measurement, Run, canonical, short_hash
 
 SCHEMA = 2
+_IN_JSON = {Network: dict, Recipe: dict, tuple: list}
 _NAME = re.compile(
     r"(?P<model>[a-z0-9]+)-(?P<label>[a-z_]+)-(?P<id>[0-9a-f]{12})-(?P<content>[0-9a-f]{12})\.json"
 )
@@ -186,8 +189,12 @@ def _check_content(record: Record) -> None:
     """Raise an error for values that no run or measurement can have."""
     identity, results, history = record.identity, record.results, record.history
     kind = Run if "recipe" in identity else Measurement
-    if set(identity) != {name for name, one in kind.__dataclass_fields__.items() if one.compare}:
+    types = {name: one.type for name, one in kind.__dataclass_fields__.items() if one.compare}
+    if set(identity) != set(types):
         raise ValueError(f"an identity of {', '.join(identity)}")
+    for name, value in identity.items():
+        if not isinstance(value, _IN_JSON.get(types[name], types[name])):
+            raise TypeError(f"{value!r} as {name}")
     for name, value in results.items():
         check_number(name, value)
     if not results or record.ahead is None:

@@ -87,18 +87,39 @@ def test_a_hash_that_fits_is_not_enough(tiny, written, changes):
         read_record(path)
 
 
-@pytest.mark.parametrize("changes", [{"method": "backward"}, {"quantity": "taste"}, {"version": 0}])
+def of_identity(path, **changes):
+    """Give a record another identity, and all the hashes that fit it."""
+    identity = {**json.loads(path.read_text())["identity"], **changes}
+    identity = {name: value for name, value in identity.items() if value is not ...}
+    own = short_hash(canonical(identity))
+    name = path.name.replace(path.name.split("-")[2], own)
+    return resealed(path.rename(path.with_name(name)), identity=identity, id=own)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"method": "backward"},
+        {"quantity": "taste"},
+        {"version": ...},
+        {"device": 0},  # would be sorted among names
+        {"torch": ["2.11"]},
+        {"threads": "one"},
+        {"network": "vgg19"},
+    ],
+)
 def test_a_measurement_that_nobody_makes_is_named(own_runs, changes):
     session = {"device": "a device", "device_type": "cpu"}
     provenance = {"sessions": [session]}
     path = write_record(measurement(), {"median_ms": 1.0}, {}, provenance, own_runs).path
-    identity = json.loads(path.read_text())["identity"] | changes
-    if not identity["version"]:
-        del identity["version"]
-    identity_hash = short_hash(canonical(identity))
-    path = path.rename(path.with_name(f"vgg19-time-{identity_hash}-{'0' * 12}.json"))
     with pytest.raises(RecordError, match="expected a record's fields in"):
-        read_record(resealed(path, identity=identity, id=identity_hash))
+        read_record(of_identity(path, **changes))
+
+
+@pytest.mark.parametrize("changes", [{"fingerprint": ["a"]}, {"seed": None}, {"dataset": {}}])
+def test_a_run_that_nobody_makes_is_named(tiny, written, changes):
+    with pytest.raises(RecordError, match="expected a record's fields in"):
+        read_record(of_identity(written(tiny()), **changes))
 
 
 def test_other_files_are_named_without_being_read(tmp_path):
