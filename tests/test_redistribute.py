@@ -214,6 +214,9 @@ def test_json_of_another_network_is_refused():
         (words, json.dumps(held | changes))
         for words, changes in (
             ("expected a redistribution's to_json", {"rows": None}),
+            ("expected a redistribution's to_json", {"params": [100]}),
+            ("expected a redistribution's to_json", {"image_shape": [3, 8]}),
+            ("expected a redistribution's to_json", {"shapes": {"stem.weight": [6, -3, 3, 3]}}),
             ("expected one of the paper's", {"source": "timm/nope"}),
             ("network that has stem.wait", {"shapes": {"stem.wait": [3]}}),
             ("network that has stem.weight", {"shapes": {"stem.weight": [3]}}),

@@ -1,13 +1,14 @@
 """Any network's redistribution as a value: solved once, rounded once, built by one path."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 
 import pandas as pd
 import torch
 from torch import nn
 
+from ..checks import check_integer
 from ..networks import Network, create_model
 from . import sources
 from .build import check, resize
@@ -110,14 +111,22 @@ class Redistribution:
             held = json.loads(text)
             held["rows"] = tuple(Row(**as_tuples(row)) for row in held["rows"])
             held["options"] = as_tuples(held["options"])
-            held["shapes"] = {name: tuple(shape) for name, shape in held["shapes"].items()}
+            held["shapes"] = {name: _sizes(shape) for name, shape in held["shapes"].items()}
             held["integers"] = tuple(map(tuple, held["integers"]))
-            pairs = {key: tuple(held[key]) for key in ("image_shape", "params", "macs")}
-            return cls(**held | pairs)
+            counts = {"image_shape": 3, "params": 2, "macs": 2}
+            return cls(**held | {key: _sizes(held[key], n) for key, n in counts.items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"expected a redistribution's to_json(), got {str(text)[:50]!r}: {error!r}"
             ) from None
+
+
+def _sizes(values: Iterable, count: int | None = None) -> tuple[int, ...]:
+    """Return sizes that JSON holds, so many if that is known, or raise an error."""
+    sizes = tuple(check_integer("sizes", value) for value in values)
+    if count not in (None, len(sizes)):
+        raise ValueError(f"expected {count} sizes, got {sizes}")
+    return sizes
 
 
 def as_tuples(values: Mapping) -> dict:
