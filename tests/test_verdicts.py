@@ -13,7 +13,7 @@ from fredist import paths
 from fredist.networks import FAMILIES
 from fredist.paper import choose
 from fredist.records import Store
-from fredist.results import collect
+from fredist.results import collect, gains
 from fredist.verdicts import contrasts, judge, verdict
 
 
@@ -260,3 +260,19 @@ def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
         verdict = row.verdict.partition(",")[0].partition(":")[0]
         assert words.get(verdict, verdict).format(row.gain, row.low, row.high) in clause
         assert f"{abs(row.gain):.1f}" in clause
+
+
+def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    said = next(line for line in text.splitlines() if line.startswith("| Equal filters"))
+    found = []
+    for profile in ("small", "small30"):
+        choices = choose("table1", profile, models="vgg19,mobilenet", templates="base,uniform")
+        own = gains(collect(choices, Store(paths.RESULTS)), "top1_last").set_index("model")
+        found.append(own.assign(epochs=choices.setting().recipe.epochs))
+    short, long = found
+    for model in short.index:
+        a, b = short.loc[model], long.loc[model]
+        words = f"{FAMILIES[model].label} {a.gain:.1f} points after {a.epochs} epochs ({a.n} of "
+        words += f"{a.of} seeds) and {b.gain:.1f} after {b.epochs} ({b.n} of {b.of})"
+        assert words in said
