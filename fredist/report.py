@@ -7,6 +7,7 @@ import codecs
 import sys
 import textwrap
 import unicodedata
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -151,10 +152,16 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
 
 
 def best_profile(name: str, dataset: str, store: Store, profiles: Sequence[str]) -> str | None:
-    """Return the first profile that has all of an experiment's runs of a data set at seed 0."""
+    """Return the first profile that has all of an experiment's runs of a data set at seed 0.
+
+    Of several budgets one that is whole is enough.
+    """
     for profile in profiles:
-        choices = choose(name, profile, datasets=dataset, seeds=[0])
-        if all(map(store.find, choices.runs(store, making=False))):
+        choices, found = choose(name, profile, datasets=dataset, seeds=[0]), defaultdict(list)
+        runs = choices.runs(store, making=False)
+        for cell, run in zip(choices.cells(), runs, strict=True):
+            found[cell.like].append(store.find(run))
+        if any(map(all, found.values())):
             return profile
     return None
 

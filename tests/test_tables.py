@@ -270,6 +270,11 @@ def test_a_profile_is_best_only_when_complete_at_seed_0(tmp_path):
     assert tables.best_profile(*asked, Store([tmp_path]), ["paper", "quick"]) is None
     trained(runs[0], tmp_path, 50.0)
     assert tables.best_profile(*asked, Store([tmp_path]), ["paper", "quick"]) == "quick"
+    choices = choose("budget", "small", datasets="cifar10", seeds=[0])
+    for cell in (cell for cell in choices.cells() if cell.like == "macs"):  # one of its budgets
+        assert tables.best_profile("budget", "cifar10", Store([tmp_path]), ["small"]) is None
+        trained(choices.run(cell, 0), tmp_path, 50.0)
+    assert tables.best_profile("budget", "cifar10", Store([tmp_path]), ["small"]) == "small"
 
 
 @pytest.mark.parametrize("name", TABLES)
