@@ -22,7 +22,7 @@ from .recipes import Recipe
 from .runs import COMPUTED, METHODS, Measurement, Run, canonical, short_hash
 
 SCHEMA = 2
-_IN_JSON = {Network: dict, Recipe: dict, tuple: list}
+_IN_JSON = {Network: dict, Recipe: dict, tuple: list}  # what values of an identity become
 _NAME = re.compile(
     r"(?P<model>[a-z0-9]+)-(?P<label>[a-z_]+)-(?P<id>[0-9a-f]{12})-(?P<content>[0-9a-f]{12})\.json"
 )
@@ -217,6 +217,8 @@ def check_sessions(sessions: list[dict]) -> None:
         if not (one["device"] and isinstance(one["device"], str)):
             raise ValueError(f"a device of {one['device']!r}")
         check_choice("kind of device", one["device_type"], ("cpu", "cuda"))
+        if not isinstance(one.get("instructions"), str | None):
+            raise TypeError(f"instructions of {one['instructions']!r}")
     if not sessions:
         raise ValueError("no sessions")
 

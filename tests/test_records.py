@@ -47,6 +47,9 @@ def test_a_changed_digit_is_found_out(tiny, written, own_runs):
     assert path.name in store.problems[0]
 
 
+MADE = {"device": "a", "device_type": "cpu"}
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -77,6 +80,7 @@ def test_a_changed_digit_is_found_out(tiny, written, own_runs):
         {"history": HISTORY | {"loss": [10**400] * 3}},
         {"history": HISTORY | {"train_top1": [101.0] * 3}},
         {"provenance": {"finished": OLD, "sessions": [{"device": "a", "device_type": "tpu"}]}},
+        {"provenance": {"finished": OLD, "sessions": [MADE | {"instructions": ["avx2"]}]}},
         {"identity": {"recipe": {}}},
         {"labels": None, "results": None},
     ],
