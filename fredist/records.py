@@ -22,7 +22,7 @@ from .recipes import Recipe
 from .runs import COMPUTED, METHODS, Measurement, Run, canonical, short_hash
 
 SCHEMA = 2
-_IN_JSON = {Network: dict, Recipe: dict, tuple: list}  # what values of an identity become
+_IN_JSON = {Network: dict, Recipe: dict, tuple: list}  # of an identity's values
 _NAME = re.compile(
     r"(?P<model>[a-z0-9]+)-(?P<label>[a-z_]+)-(?P<id>[0-9a-f]{12})-(?P<content>[0-9a-f]{12})\.json"
 )
@@ -48,6 +48,8 @@ class Place(NamedTuple):
     threads: int  # 0 where a GPU computes, or nothing does
     torch: str
     instructions: str
+
+    computed = property(lambda self: self.device == COMPUTED)
 
     def __str__(self) -> str:
         threads = f", {self.threads} thread{'s' * (self.threads > 1)}" * bool(self.threads)

@@ -12,7 +12,7 @@ import pandas as pd
 from .paper import Cell, Choices
 from .printed import published
 from .records import Place, Record, Store
-from .runs import COMPUTED, MEASUREMENT_VERSION, canonical
+from .runs import MEASUREMENT_VERSION, canonical
 
 KEYS = ["dataset", "model", "template", "width", "like"]
 COLUMNS = [
@@ -188,13 +188,14 @@ def _measured(
     places = _places(choices, cells, quantity, store)
     if not places:
         return []
-    fitting = [p for p in places if choices.device in (None, *p[:2]) or COMPUTED in p]
+    asked = choices.device
+    fitting = [p for p in places if asked in (None, p.device, p.device_type) or p.computed]
     if not fitting:
         there = ", ".join(sorted({place.device for place in places}))
-        said.append(f"no {quantity} of {choices.device} at hand; there is {there}")
+        said.append(f"no {quantity} of {asked} at hand; there is {there}")
         return []
     newest = {p: max(record.finished for record in places[p].values()) for p in fitting}
-    own = max(fitting, key=lambda p: (COMPUTED not in p, len(places[p]), newest[p]))
+    own = max(fitting, key=lambda p: (not p.computed, len(places[p]), newest[p]))
     if left := {_beside(place, own) for place in places if place != own}:
         said.append(f"{quantity} is of {own.device} alone; there is also {', '.join(sorted(left))}")
     return [
@@ -204,7 +205,7 @@ def _measured(
             record.results[key] / (1e9 if name.endswith("gb") else 1),
             low=record.results.get("min_ms", math.nan) if key == "median_ms" else math.nan,
             high=record.results.get("max_ms", math.nan) if key == "median_ms" else math.nan,
-            kind="computed" if COMPUTED in own else "measured",
+            kind="computed" if own.computed else "measured",
             device=str(own),
             sources=record.path.name,
         )

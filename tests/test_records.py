@@ -16,6 +16,7 @@ from fredist.runs import Measurement, canonical, short_hash
 HISTORY = {"loss": [1.0] * 3, "train_top1": [40.0] * 3, "test_top1": [51.0, 51.0, 50.0]}
 HISTORY |= {"test_top5": [99.0] * 3}
 OLD, NEW = "2026-03-01T12:00:00+00:00", "2026-03-02T09:00:00+00:00"
+MADE = {"device": "a", "device_type": "cpu"}
 
 
 def resealed(path, **changes):
@@ -47,9 +48,6 @@ def test_a_changed_digit_is_found_out(tiny, written, own_runs):
     assert path.name in store.problems[0]
 
 
-MADE = {"device": "a", "device_type": "cpu"}
-
-
 @pytest.mark.parametrize(
     "changes",
     [
@@ -79,7 +77,7 @@ MADE = {"device": "a", "device_type": "cpu"}
         {"history": HISTORY | {"more": [1.0]}},
         {"history": HISTORY | {"loss": [10**400] * 3}},
         {"history": HISTORY | {"train_top1": [101.0] * 3}},
-        {"provenance": {"finished": OLD, "sessions": [{"device": "a", "device_type": "tpu"}]}},
+        {"provenance": {"finished": OLD, "sessions": [MADE | {"device_type": "tpu"}]}},
         {"provenance": {"finished": OLD, "sessions": [MADE | {"instructions": ["avx2"]}]}},
         {"identity": {"recipe": {}}},
         {"labels": None, "results": None},
@@ -113,9 +111,7 @@ def of_identity(path, **changes):
     ],
 )
 def test_a_measurement_that_nobody_makes_is_named(own_runs, changes):
-    session = {"device": "a device", "device_type": "cpu"}
-    provenance = {"sessions": [session]}
-    path = write_record(measurement(), {"median_ms": 1.0}, {}, provenance, own_runs).path
+    path = write_record(measurement(), {"median_ms": 1.0}, {}, {"sessions": [MADE]}, own_runs).path
     with pytest.raises(RecordError, match="expected a record's fields in"):
         read_record(of_identity(path, **changes))
 

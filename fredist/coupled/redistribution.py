@@ -62,7 +62,7 @@ class Redistribution:
         """Return the network, freshly initialised and checked by a forward pass.
 
         A network of one's own is built on a fresh copy of `model`, any other where `model` is, if
-        there is one; on the meta device nothing is initialised. `original` leaves its filters.
+        there is one; on the meta device nothing is initialised. `original` has its own filters.
         """
         library, _, name = self.source.partition("/")
         if library == "fredist":
