@@ -232,6 +232,8 @@ PROFILES: Mapping[str, Profile] = MappingProxyType(
                 _SMALL15, _FLOAT32, (0, 1), dict.fromkeys(_MODELS, 0.125) | {"mobilenet": 0.25}
             ),
             datasets=("cifar10",),
+            curve_models=("vgg19", "mobilenet"),
+            curve_widths=(1.3, 1.0, 0.5, 0.25),
             fallbacks={"tiny-imagenet": ("tiny-imagenet-subset",)},
             trains=False,
         ),
