@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache, cached_property
 
 from .checks import check_choice, check_integer
@@ -23,18 +23,21 @@ METHODS = {
 }
 
 
-def _label(default):
-    """A field that says how a value was asked for and plays no part in what it is."""
-    return field(default=default, compare=False)
-
-
+@dataclass(frozen=True, kw_only=True)
 class _Identified:
-    """What runs and measurements share: an identity over all fields but the labels."""
+    """What runs and measurements share: an identity over all fields but these labels.
+
+    They are only how the network was asked for: equal filters are one run.
+    """
+
+    template: str = field(default="base", compare=False)
+    width: float = field(default=1.0, compare=False)
+    convention: str = field(default="published", compare=False)
 
     @cached_property
     def identity(self) -> dict:
         """All that decides the result, as its record has it."""
-        labels = {name for name, f in self.__dataclass_fields__.items() if not f.compare}
+        labels = {label.name for label in fields(_Identified)}
         return json.loads(canonical({k: v for k, v in asdict(self).items() if k not in labels}))
 
     @cached_property
@@ -45,11 +48,7 @@ class _Identified:
 
 @dataclass(frozen=True)
 class Run(_Identified):
-    """One training run.
-
-    Device, thread count and versions are provenance of its record. `template`, `width` and
-    `convention` are only how the network was asked for: equal filters are one run.
-    """
+    """One training run. Device, thread count and versions are provenance of its record."""
 
     network: Network
     dataset: str
@@ -60,9 +59,6 @@ class Run(_Identified):
     test_images: int
     seed: int
     version: int = RECIPE_VERSION
-    template: str = _label("base")
-    width: float = _label(1.0)
-    convention: str = _label("published")
 
     def __post_init__(self):
         object.__setattr__(self, "seed", check_integer("seed", self.seed, least=0))
@@ -163,9 +159,6 @@ class Measurement(_Identified):
     threads: int | None
     torch: str
     version: int = MEASUREMENT_VERSION
-    template: str = _label("base")
-    width: float = _label(1.0)
-    convention: str = _label("published")
 
     def __post_init__(self):
         for name in ("image_size", "batch"):
