@@ -236,7 +236,7 @@ def _share(
             counted[job], news = news, f"{job}, {news} of {whole[job]} epochs"
             shown.set_postfix_str(news)
         if not is_epoch or (is_plain() and time.monotonic() > spoken + _QUIET):
-            say(shown, news)
+            say(news)
             spoken = time.monotonic()
 
     label = "epochs" if is_run else "measurements"

@@ -18,13 +18,13 @@ from pathlib import Path
 import filelock
 
 from .paths import folder, unfinished_folder
+from .progress import say
 
-_say = functools.partial(print, flush=True)
 _PATIENCE = 0.5  # seconds for which it is not said that one waits
 
 
 @contextmanager
-def training(deadline: float = inf, tell: Callable[[str], None] = _say) -> Iterator[None]:
+def training(deadline: float = inf, tell: Callable[[str], None] = say) -> Iterator[None]:
     """Hold off timings on this machine for the time of a training run; many may train at once.
 
     Waits while something is timed, until `deadline` (as `time.monotonic()`), and `tell`s so.
@@ -44,7 +44,7 @@ def training(deadline: float = inf, tell: Callable[[str], None] = _say) -> Itera
 
 
 @contextmanager
-def timing(deadline: float = inf, tell: Callable[[str], None] = _say) -> Iterator[None]:
+def timing(deadline: float = inf, tell: Callable[[str], None] = say) -> Iterator[None]:
     """Hold off training runs on this machine, those under way awaited, for the time of a timing.
 
     Waits and raises as `training` does; a deadline of 0 asks whether the machine is free. Not
@@ -60,7 +60,7 @@ def timing(deadline: float = inf, tell: Callable[[str], None] = _say) -> Iterato
 
 @contextmanager
 def holding(
-    path: Path, awaited: str = "", deadline: float = inf, tell: Callable[[str], None] = _say
+    path: Path, awaited: str = "", deadline: float = inf, tell: Callable[[str], None] = say
 ) -> Iterator[None]:
     """Hold a lock file, waiting for who else does until the deadline; then `filelock.Timeout`."""
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,12 +33,10 @@ def bar(
     return tqdm(iterable, label, total, file=sys.stdout, **options)
 
 
-def say(shown: tqdm | None, line: str) -> None:
-    """Print a line at once, above the bar where one is shown."""
-    if shown is None or shown.disable:
+def say(line: str) -> None:
+    """Print a line at once, above a bar where one is shown."""
+    with tqdm.external_write_mode():
         print(line, flush=True)
-    else:
-        shown.write(line)
 
 
 def duration(seconds: float) -> str:
