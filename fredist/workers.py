@@ -44,17 +44,10 @@ def share(
 ) -> Iterator[tuple[object, object]]:
     """Yield (task, what `work(task, report)` returned or the `Failure`), in order of completion.
 
-    Tasks are begun in their order. What `work` passes to `report` reaches `tell(task, news)` here.
-    Close the generator to end the processes at once; they also end with this process, however it
-    ends. Ctrl-C is this process's alone. One process is this one.
-
-    Parameters
-    ----------
-    tasks : iterable
-    work : callable
-        Of an importable module, like its arguments picklable.
-    processes : int
-    tell : callable
+    Tasks are begun in their order; `work` is of an importable module, like its arguments picklable.
+    What it passes to `report` reaches `tell(task, news)` here. Close the generator to end the
+    processes at once; they also end with this process, however it ends. Ctrl-C is this process's
+    alone. One process is this one.
 
     Examples
     --------
@@ -81,16 +74,13 @@ def share(
     try:
         while waiting or busy:
             while waiting and len(busy) < processes:
-                idle = [connection for connection in started if connection not in busy]
-                connection = idle[0] if idle else _start(started)
+                idle = (connection for connection in started if connection not in busy)
+                connection = next(idle, None) or _start(started)
                 busy[connection] = waiting.popleft()
                 with suppress(OSError):  # it has just died, which reading from it will show
                     connection.send((work, busy[connection]))
             for connection in wait(list(busy)):
-                try:
-                    kind, content = connection.recv()
-                except (EOFError, OSError):  # OSError: it has died in the middle of a message
-                    kind, content = "death", _death(started.pop(connection))
+                kind, content = _receive(connection, started)
                 if kind == "news":
                     tell(busy[connection], content)
                 else:
@@ -158,14 +148,10 @@ class Worker:
                         connection.send_bytes(_STOP)
                 if time.monotonic() > deadline:
                     self._started[connection].kill()
-                try:
-                    if not connection.poll(0.02):
-                        continue
-                    kind, content = connection.recv()
-                except (EOFError, OSError):
-                    kind, content = "result", _death(self._started.pop(connection))
-                if not stop.is_set():
-                    tell(kind, content)
+                if connection.poll(0.02):
+                    kind, content = _receive(connection, self._started)
+                    if not stop.is_set():
+                        tell(kind, content)
 
 
 def attempt(work: Callable, *arguments):
@@ -176,11 +162,16 @@ def attempt(work: Callable, *arguments):
         return Failure(f"{type(error).__name__}: {error}", traceback.format_exc())
 
 
-def _death(process: subprocess.Popen) -> Failure:
+def _receive(connection: Connection, started: dict[Connection, subprocess.Popen]) -> tuple:
+    """Return ("news" or "result", content) from a process; its death is a result, a `Failure`."""
+    try:
+        return connection.recv()
+    except (EOFError, OSError):  # OSError: it has died in the middle of a message
+        process = started.pop(connection)
     error = f"its process ended with status {process.wait()}"
     if process.returncode == -signal.SIGKILL:
         error += ": killed, perhaps because memory ran out"
-    return Failure(error, error + "; what it has printed may say more\n")
+    return "result", Failure(error, error + "; what it has printed may say more\n")
 
 
 def _start(started: dict[Connection, subprocess.Popen], **options) -> Connection:
