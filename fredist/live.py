@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from math import isfinite
 from statistics import mean, median
@@ -57,7 +56,7 @@ def search(task: tuple[State, Papers | Traced], report: Callable) -> tuple[float
     if state.by != "latency":
         return fit(state, known)
     timed = SimpleNamespace(plan=lambda *chosen: _Timed(**vars(known.plan(*chosen))))
-    with _computing(RECIPE):
+    with numerics(RECIPE, choose_device(), strict=False):
         return fit(state, timed)
 
 
@@ -104,7 +103,8 @@ def _memory(model: nn.Module, image_shape: tuple, report: Callable) -> int:
 
 
 def _time(model: nn.Module, image_shape: tuple, report: Callable) -> float:
-    with _computing(RECIPE) as device:
+    device = choose_device()
+    with numerics(RECIPE, device, strict=False):
         model = model.to(device).eval()
         image = sources.images(model, image_shape)
 
@@ -114,15 +114,6 @@ def _time(model: nn.Module, image_shape: tuple, report: Callable) -> float:
             model(image)
 
         return median(passes_ms(work, device, seconds=0.3))
-
-
-@contextmanager
-def _computing(recipe: Recipe) -> Iterator[torch.device]:
-    """Compute as runs do, on the same device, but for operations without a deterministic form."""
-    device = choose_device()
-    with numerics(recipe, device):
-        torch._C._set_deterministic_algorithms(False, warn_only=False)  # numerics undoes it
-        yield device
 
 
 class _Scores(nn.Module):
@@ -149,8 +140,8 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
         raise ValueError(f"expected {info.classes} classes or more for {info.label}, got {classes}")
     parts = (min(most, n) for most, n in zip(IMAGES, (info.train, info.test), strict=True))
     images, size = subset(load(name), *parts), found.image_shape[-1]
-    recipe = replace(RECIPE, flip=info.flip)
-    with _computing(recipe) as device:
+    recipe, device = replace(RECIPE, flip=info.flip), choose_device()
+    with numerics(recipe, device, strict=False):
         how = (info.mean, info.std, device)
         train_set = ResidentImages(images.train_images, images.train_labels, *how)
         test_set = ResidentImages(images.test_images, images.test_labels, *how)
