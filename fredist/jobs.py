@@ -119,7 +119,7 @@ def make(
             if todo and time.monotonic() < deadline:
                 with suppress(filelock.Timeout), rule():  # time is up while others are timed
                     own = partial(work, wait=wait, alone=at_once == 1)
-                    _share(todo, own, at_once, left, failed, total, partial(_check, device))
+                    _share(todo, own, at_once, left, failed, total, device)
     if left:
         print(f"time is up: {len(left)} of {total} left; call again to continue", flush=True)
     made = total - len(left) - (len(failed) - unfit)
@@ -220,9 +220,7 @@ def _size(job: Job) -> int:
     return job.network.macs(DATASETS[job.dataset].size) * images * epochs
 
 
-def _share(
-    jobs, work: Callable, processes: int, left: dict, failed: dict, total: int, check: Callable
-) -> None:
+def _share(jobs, work, processes: int, left: dict, failed: dict, total: int, device) -> None:
     """Make jobs of one kind: take from `left` those made or failed, and say so."""
     is_run = isinstance(jobs[0], Run)
     whole = {job: job.recipe.epochs if is_run else 1 for job in jobs}
@@ -251,7 +249,7 @@ def _share(
             shown.update(whole[job] - counted[job])
             news(job, f"[{total - len(left)}/{total}] {job}: {outcome}")
             if job in failed:
-                check(outcome)
+                _check(device, outcome)
 
 
 def _make_one(
