@@ -87,8 +87,8 @@ def check_integer(what: str, value: int, least: int = 1, most: int | None = None
     return number
 
 
-def check_number(what: str, value: float, least: float = 0.0, *, above: bool = False) -> float:
-    """Return a finite number of any kind as Python's float, or raise an error.
+def check_number(what: str, value: float, *, above: bool = False) -> float:
+    """Return a finite number of any kind, from 0 or `above` it, as Python's float; else an error.
 
     Examples
     --------
@@ -96,14 +96,14 @@ def check_number(what: str, value: float, least: float = 0.0, *, above: bool = F
     Traceback (most recent call last):
     ValueError: expected a finite number of at least 0 as lr, got nan
     """
-    bound = f"{'above' if above else 'of at least'} {least:g}"
+    bound = "above 0" if above else "of at least 0"
     if isinstance(value, bool) or not isinstance(value, Real):
         raise TypeError(f"expected a number {bound} as {what}, got {value!r}")
     try:
         number = float(value)
     except OverflowError:  # an integer beyond the largest float
         number = inf
-    if not isfinite(number) or number < least or (above and number == least):
+    if not isfinite(number) or number < 0 or (above and number == 0):
         raise ValueError(f"expected a finite number {bound} as {what}, got {value!r}")
     return number + 0.0  # -0.0 is 0.0: one number, one form
 
@@ -155,10 +155,10 @@ def check_numbers(what: str, values, kind: type) -> tuple | None:
     >>> check_numbers("seeds", "0,1", int), check_numbers("widths", [0.5, "1"], float)
     ((0, 1), (0.5, 1.0))
     """
+    check = partial(check_integer, least=0) if kind is int else partial(check_number, above=True)
     values, result = as_words(what, values), []
     for value in values or ():
         with contextlib.suppress(ValueError):  # what is no number is named below
             value = kind(value) if isinstance(value, str) else value
-        check = check_integer if kind is int else partial(check_number, above=True)
-        result.append(check(what, value, 0))
+        result.append(check(what, value))
     return None if values is None else tuple(dict.fromkeys(result))
