@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from math import inf
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection, wait
@@ -118,8 +117,7 @@ class Worker:
         stop = threading.Event()
         if not patient:
             self._stop = stop
-        do = partial(self._do, (work, task), tell, stop)
-        threading.Thread(target=do, daemon=True).start()
+        threading.Thread(target=self._do, args=((work, task), tell, stop), daemon=True).start()
 
     def stop(self) -> None:
         """End what is under way."""
