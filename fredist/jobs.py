@@ -192,7 +192,7 @@ def _missing(
         if isinstance(job, Run) and job.fingerprint is None:  # it is known once the data are there
             found = fingerprint(job.dataset)
             job = job if isinstance(found, Failure) else replace(job, fingerprint=found)
-        found = store.find(job, kind if isinstance(job, Run) else None)
+        found = store.find(job, kind)
         if found and not (remeasure and isinstance(job, Measurement)):
             continue
         size = None
@@ -261,7 +261,7 @@ def _make_one(
     lock, awaited = _beside(job, ".lock"), f"another process to make {job}"
     try:
         with machine.holding(lock, awaited, deadline if wait else 0.0, report):
-            record = _recorded(job.id, kind if isinstance(job, Run) else None)
+            record = _recorded(job.id, kind)
             if record and not (remeasure and isinstance(job, Measurement)):
                 said = f"{_words(record.results)} (made by another process)"
             else:
@@ -297,7 +297,7 @@ def _make_it(job: Job, report: Callable, device, kind, deadline: float, how: str
             made = train(job, load(job.dataset), device, **options)
     record = write_record(job, *made[:2], {"sessions": made[2], "how": how})
     _beside(job, ".pt").unlink(missing_ok=True)
-    if isinstance(job, Run) and not record.counts(kind):  # another kind's checkpoint was whole
+    if not record.counts(kind):  # a run's checkpoint was whole, and another kind's
         return _make_it(job, report, device, kind, deadline, how)
     return _words(made[0])
 

@@ -89,13 +89,13 @@ class Record:
     def counts(self, device: str | None = None) -> bool:
         """Whether it is to be used, for a device if its name or kind is given.
 
-        A run that moved is of each kind that it was trained on. A measurement from the future is of
-        none: nobody knows when it was made, and a newer one would never be shown.
+        A run that moved is of each kind that it was trained on; a measurement's device is part of
+        what it is. A measurement from the future is not to be used: nobody knows when it was made,
+        and a newer one would never be shown.
         """
-        kinds = self.device_type.split("+")
-        if "quantity" in self.identity and self.ahead:
-            return False
-        return device in (None, self.device, self.device_type, *kinds)
+        if "quantity" in self.identity:
+            return not self.ahead
+        return device in (None, self.device, self.device_type, *self.device_type.split("+"))
 
     @property
     def finished(self) -> datetime:
