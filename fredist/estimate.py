@@ -17,7 +17,6 @@ from .progress import bar, duration
 from .runs import Run
 from .steps import make_optimizer, train_step
 from .train import build
-from .workers import attempt
 
 
 def in_order(
@@ -53,8 +52,9 @@ def estimate(runs: list[Run], sizes: dict, device, deadline: float = inf) -> dic
     ends = dict.fromkeys(run for group in groups.values() for run in (group[0], group[-1]))
     with suppress(filelock.Timeout), machine.timing(deadline=0):
         for run in bar(ends, label="timing steps"):
-            step = attempt(_step_seconds, run, device) if time.monotonic() < deadline else None
-            steps |= {run: step} if isinstance(step, float) else {}
+            if time.monotonic() < deadline:
+                with suppress(Exception):
+                    steps[run] = _step_seconds(run, device)
     empty_cache(device)
     if not steps:
         return {}
