@@ -285,8 +285,9 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
 
 
 def paired(own: dict, base: dict) -> list[tuple[float, float]]:
-    """Return both networks' values, in pairs, for each seed that both have."""
-    return [(own[seed], base[seed]) for seed in own if seed in base]
+    """Return both networks' values for each seed that both have a number of; else a pair of NaN."""
+    pairs = [(own[seed], base[seed]) for seed in own if seed in base]
+    return [(a, b) for a, b in pairs if not math.isnan(a - b)] or [(math.nan, math.nan)]
 
 
 def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.DataFrame:
@@ -318,8 +319,7 @@ def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.Dat
             continue
         pairs = paired(row.seeds, base.seeds)
         if not row.seeds and not base.seeds:
-            pairs = [(row.value, base.value)]
-        pairs = [pair for pair in pairs if not any(map(math.isnan, pair))] or [(math.nan, math.nan)]
+            pairs = paired({0: row.value}, {0: base.value})
         points = [round(a - b, 9) for a, b in pairs]  # exact to fewer digits
         percents = [100 * (a / b - 1) if b else math.nan for a, b in pairs]
         rows.append(

@@ -151,12 +151,12 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
         networks = dict(list(part.set_index("quantity").groupby("template", sort=False)))
         base = networks.pop("base", None)
         for template, own in networks.items() if base is not None else ():
-            pairs, losses = (_pairs(own, base, which) for which in (quantity, "loss_last"))
             row = dict(zip(("dataset", "like", "model"), key, strict=True))
             row |= {"template": template, "of": (of := own.loc[quantity, "of"])}
-            row |= _tested(pairs, of)
+            row |= _tested(own.loc[quantity, "seeds"], base.loc[quantity, "seeds"], of)
             row["macs"] = own.loc["gmacs", "value"] / base.loc["gmacs", "value"]
-            rows.append(row | {"loss": mean(losses)})
+            losses = paired(own.loc["loss_last", "seeds"], base.loc["loss_last", "seeds"])
+            rows.append(row | {"loss": mean(a - b for a, b in losses)})
     columns = ["dataset", "like", "model", "template", "n", "of", "gain", "low", "high", "p",
                "macs", "loss"]  # fmt: skip
     found = pd.DataFrame(rows, columns=columns)
@@ -200,7 +200,7 @@ def decide(
     if any(own != seeds[base] for own in seeds.values()) or not seeds[base]:
         raise ValueError(f"expected an accuracy of each for each of the same seeds, got {seeds}")
     against = values.pop(base)
-    rows = {name: _tested(_differences(own, against)) for name, own in values.items()}
+    rows = {name: _tested(own, against) for name, own in values.items()}
     found = pd.DataFrame.from_dict(rows, orient="index").rename_axis("template")
     found["p_holm"] = _holm(found["p"])
     found["verdict"] = [_contrast(row) for row in found.assign(of=CONTRAST_SEEDS).itertuples()]
@@ -214,15 +214,15 @@ def _by_seed(name: str, own: Sequence[float] | Mapping[int, float]) -> dict[int,
     return {seed: float(accuracy) for seed, accuracy in pairs}
 
 
-def _tested(pairs: list[float], of: int = 0) -> dict[str, float]:
-    """Return the mean difference and its t-interval, or of too few pairs their range.
+def _tested(own: Mapping, base: Mapping, of: int = 0) -> dict[str, float]:
+    """Return the mean difference by seed and its t-interval, or of too few pairs their range.
 
     Fewer than all `of` are too few: a test again with each seed that comes finds what is not there.
     """
     from scipy import stats  # takes a second
 
+    pairs = [round(a - b, 9) for a, b in paired(own, base)]  # equal differences are equal
     n = 0 if math.isnan(pairs[0]) else len(pairs)
-    pairs = [round(pair, 9) for pair in pairs]  # equal differences are equal
     found = {"n": n, "gain": round(mean(pairs), 9), "low": min(pairs), "high": max(pairs)}
     found["p"] = 1.0 if (enough := n >= max(of, CONTRAST_SEEDS)) else math.nan
     if enough and min(pairs) < max(pairs):  # pairs that are all equal have no t
@@ -230,17 +230,6 @@ def _tested(pairs: list[float], of: int = 0) -> dict[str, float]:
         found["low"], found["high"] = test.confidence_interval(1 - LEVEL)
         found["p"] = test.pvalue
     return found
-
-
-def _pairs(own: pd.DataFrame, base: pd.DataFrame, quantity: str) -> list[float]:
-    seeds = (one.loc[quantity, "seeds"] for one in (own, base))
-    return _differences(*seeds)
-
-
-def _differences(own: Mapping, base: Mapping) -> list[float]:
-    """Return those of the seeds that both have a number of; nan alone if there are none."""
-    pairs = (ours - theirs for ours, theirs in paired(own, base))
-    return [pair for pair in pairs if not math.isnan(pair)] or [math.nan]
 
 
 def _holm(p: pd.Series, least: int = 0) -> pd.Series:
