@@ -95,9 +95,10 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
     for cell in cells:
         asked = choices.seeds_of(cell)
         of = {seed: found[cell, seed] for seed in asked if (cell, seed) in found}
+        results = {seed: r.results | {"loss_last": r.history["loss"][-1]} for seed, r in of.items()}
         run = choices.run(cell, asked[0], fingerprint="")
         for quantity in TRAINED:
-            seeds = {seed: value for seed, r in of.items() if (value := _result(r, quantity)) >= 0}
+            seeds = {seed: own[quantity] for seed, own in results.items() if quantity in own}
             if not seeds and quantity.startswith("train_"):
                 continue  # Table 2's
             values = list(seeds.values()) or [math.nan]
@@ -144,12 +145,6 @@ def _records(
     for name, count in store.other_copies(runs.values(), choices.device).items():
         said.append(f"{count} runs were trained on another copy of {name}, and are left out")
     return found[chosen]
-
-
-def _result(record: Record, quantity: str) -> float:
-    if quantity == "loss_last":
-        return record.history["loss"][-1]
-    return record.results.get(quantity, math.nan)
 
 
 MEMORY_BATCHES = {"code": 2, "inference": 64, "training": 64}  # the code's own, the captions'
