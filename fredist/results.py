@@ -46,14 +46,13 @@ def collect(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     """
     store = Store() if store is None else store
     rows, said = [], list(store.problems)
-    cells = choices.cells()
-    for cell in cells:
+    for cell in choices.cells():
         rows += _counted(choices, cell)
     if choices.experiment.trained:
-        rows += _trained(choices, cells, store, said)
+        rows += _trained(choices, store, said)
     for quantity in choices.experiment.measured:
-        rows += _measured(choices, cells, quantity, store, said)
-    rows += _published(choices, cells)
+        rows += _measured(choices, quantity, store, said)
+    rows += _published(choices)
     frame = pd.DataFrame(rows, columns=COLUMNS)
     frame.attrs["said"] = said
     return frame
@@ -89,10 +88,10 @@ def _counted(choices: Choices, cell: Cell) -> list[dict]:
     return rows
 
 
-def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str]) -> list[dict]:
+def _trained(choices: Choices, store: Store, said: list[str]) -> list[dict]:
     """Return the accuracies of every network."""
-    found, rows = _records(choices, cells, store, said), []
-    for cell in cells:
+    found, rows = _records(choices, store, said), []
+    for cell in choices.cells():
         asked = choices.seeds_of(cell)
         of = {seed: found[cell, seed] for seed in asked if (cell, seed) in found}
         results = {seed: r.results | {"loss_last": r.history["loss"][-1]} for seed, r in of.items()}
@@ -122,14 +121,12 @@ def _trained(choices: Choices, cells: list[Cell], store: Store, said: list[str])
     return rows
 
 
-def _records(
-    choices: Choices, cells: list[Cell], store: Store, said: list[str]
-) -> dict[tuple[Cell, int], Record]:
+def _records(choices: Choices, store: Store, said: list[str]) -> dict[tuple[Cell, int], Record]:
     """Return the records of runs by cell and seed, all of one kind of device.
 
     That is the one asked for, or the one of most runs, CUDA if equally many.
     """
-    seeds = [(cell, seed) for cell in cells for seed in choices.seeds_of(cell)]
+    seeds = [(cell, seed) for cell in choices.cells() for seed in choices.seeds_of(cell)]
     runs = dict(zip(seeds, choices.runs(store, making=False), strict=True))
     found = {
         place: {key: record for key, run in runs.items() if (record := store.find(run, place))}
@@ -172,15 +169,13 @@ _MEASURED = {
 }
 
 
-def _measured(
-    choices: Choices, cells: list[Cell], quantity: str, store: Store, said: list[str]
-) -> list[dict]:
+def _measured(choices: Choices, quantity: str, store: Store, said: list[str]) -> list[dict]:
     """Return memory or time: of one device, its instructions, threads and PyTorch, the newest each.
 
     Of several places that with most of the table, then the newest; what is computed is on no
     device and stands in for all, after real ones.
     """
-    places = _places(choices, cells, quantity, store)
+    places = _places(choices, quantity, store)
     if not places:
         return []
     asked = choices.device
@@ -211,11 +206,11 @@ def _measured(
 
 
 def _places(
-    choices: Choices, cells: list[Cell], quantity: str, store: Store
+    choices: Choices, quantity: str, store: Store
 ) -> dict[Place, dict[tuple[Cell, str, int], Record]]:
     """Return the newest records of cells, by cell, method and batch, of each place there is."""
     wanted: dict[str, list[Cell]] = {}  # two data sets, or two templates, can have one network
-    for cell in cells:
+    for cell in choices.cells():
         key = canonical([asdict(choices.network(cell)), choices.image_size(cell)])
         wanted.setdefault(key, []).append(cell)
     places: dict[Place, dict[tuple, Record]] = {}
@@ -237,7 +232,7 @@ def _beside(place: Place, own: Place) -> str:
     return f"{place}, PyTorch {place.torch} {place.instructions}".rstrip()
 
 
-def _published(choices: Choices, cells: list[Cell]) -> list[dict]:
+def _published(choices: Choices) -> list[dict]:
     """Return the paper's numbers, each beside the network at width 1.0 that it describes.
 
     Beside a stand-in for a data set (the digits, a subset) stand those of the paper's own.
@@ -248,7 +243,7 @@ def _published(choices: Choices, cells: list[Cell]) -> list[dict]:
     printed = published(table)
     own = list(dict.fromkeys(printed["dataset"]))
     rows = []
-    for cell in (cell for cell in cells if cell.width == 1.0):
+    for cell in (cell for cell in choices.cells() if cell.width == 1.0):
         dataset = cell.dataset if cell.dataset in own else own[0]
         asked = pd.Series({"dataset": dataset, "model": cell.model, "template": cell.template})
         here = printed[printed[asked.index].eq(asked).all(axis=1)]
@@ -272,8 +267,8 @@ def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     """
     store, rows = Store() if store is None else store, []
     columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
-    cells = choices.cells() if choices.experiment.trained else []
-    for (cell, seed), record in _records(choices, cells, store, []).items():
+    found = _records(choices, store, []) if choices.experiment.trained else {}
+    for (cell, seed), record in found.items():
         history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
         rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
     return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
