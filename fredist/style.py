@@ -4,8 +4,8 @@ Seaborn's, with sizes for a two-column paper set in 9 to 10 points.
 """
 
 import io
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from types import MappingProxyType
 
 import matplotlib.style
@@ -52,11 +52,9 @@ TEMPLATE_LOOKS: Mapping[str, Mapping[str, object]] = {
 }
 
 
-@contextmanager
-def applied() -> Iterator[None]:
+def applied() -> AbstractContextManager:
     """Apply the style inside a `with`, on Matplotlib's defaults rather than the user's settings."""
-    with matplotlib.style.context(["default", dict(STYLE)]):
-        yield
+    return matplotlib.style.context(["default", dict(STYLE)])
 
 
 class Picture(Figure):
