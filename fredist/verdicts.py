@@ -115,15 +115,12 @@ def verdict(
     both = [[passes(end) for end in _range(row, column)] for row in known]
     passed, failed = [all(pair) for pair in both], [not any(pair) for pair in both]
     complete = len(known) >= max(of, len(cells))
-    if any(row["kind"] == "trained" and row["n"] < SEEDS for row in known):
-        return INCONCLUSIVE if complete else NOT_MEASURED
-    if any(passed) if some else any(failed):
-        return HOLDS if some else FAILS
-    if not complete:
-        return NOT_MEASURED
-    if all(failed) if some else all(passed):
-        return FAILS if some else HOLDS
-    return INCONCLUSIVE
+    holds = any(passed) if some else complete and all(passed)
+    fails = complete and all(failed) if some else any(failed)
+    few = any(row["kind"] == "trained" and row["n"] < SEEDS for row in known)
+    if (holds or fails) and not few:
+        return HOLDS if holds else FAILS
+    return INCONCLUSIVE if complete else NOT_MEASURED
 
 
 def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
