@@ -78,7 +78,7 @@ def distributions(frame: pd.DataFrame) -> Figure:
             _plot(axis, part, "layer", "filters")
             template, filters = next(iter(part.groupby("template", sort=False)["filters"]))
             said = f"{TEMPLATE_LABELS[template]}: {filters.sum():g} filters, as published"
-            _title(axis, FAMILIES[model].label + _times(width), said)
+            _title(axis, said, model, width=width)
             ticks = range(1, len(filters) + 1, -(-len(filters) // 6))
             axis.set(xlabel=FAMILIES[model].layer, xticks=ticks)
         for axis in panels.flat[len(parts) :]:
@@ -138,8 +138,8 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
                 part = data[(data["dataset"] == dataset) & (data["model"] == model)]
                 _draw(axis, part)
                 runs = f"{part['n'].sum()} of {part['of'].sum()} runs"
-                name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
-                _title(axis, name, f"{choices.profile_name}, {_widths(choices, model)}{runs}")
+                said = f"{choices.profile_name}, {_widths(choices, model)}{runs}"
+                _title(axis, said, model, dataset)
             row[0].set(ylabel="Accuracy (%)")
         for column in panels.T:
             drawn = any(axis.lines for axis in column)
@@ -196,8 +196,7 @@ def contrasts(choices: Choices, found: pd.DataFrame) -> Figure:
             own = {"dataset": dataset, "like": like, "model": model}
             part = found[found[list(own)].eq(own).all(axis=1)]
             runs = f"{part['n'].sum()} of {part['of'].sum()} pairs"
-            name = f"{FAMILIES[model].label}, {DATASETS[dataset].label}"
-            _title(axis, name, _widths(choices, model, like) + runs)
+            _title(axis, _widths(choices, model, like) + runs, model, dataset)
             if model == models[0]:
                 axis.set_ylabel(LIKE[like])
             if not part["n"].any():
@@ -250,9 +249,8 @@ def epochs(choices: Choices, history: pd.DataFrame) -> Figure:
             runs = part.groupby(["template", "epoch"], sort=False)["test_top1"]
             _plot(axis, runs.mean().reset_index(), "epoch", "test_top1", marker="")
             counts = sorted({str(runs.size().min()), str(runs.size().max())})
-            name = f"{FAMILIES[model].label}{_times(width)}, {DATASETS[dataset].label}"
-            said = [_widths(choices, model, like), f"{LIKE[like]}, " if like else ""]
-            _title(axis, name, "".join([*said, f"runs: {' to '.join(counts)}"]))
+            said = _widths(choices, model, like) + (f"{LIKE[like]}, " if like else "")
+            _title(axis, f"{said}runs: {' to '.join(counts)}", model, dataset, width)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not parts:
             _say(panels[0, 0], "no runs")
@@ -298,14 +296,11 @@ def _widths(choices: Choices, model: str, like: str = "") -> str:
     return f"widths × {factor:g}, " if factor != 1 else ""
 
 
-def _times(width: float) -> str:
-    """Return how a network is narrower or wider than the paper's, for a title."""
-    return f" × {width:g}" if width != 1 else ""
-
-
-def _title(axis: Axes, title: str, below: str) -> None:
+def _title(axis: Axes, below: str, model: str, dataset: str = "", width: float = 1.0) -> None:
     """Name a panel; what it must not be shown without stands in the picture, not in a caption."""
-    axis.set_title(title, pad=SMALL + 4)
+    times = f" × {width:g}" if width != 1 else ""
+    images = f", {DATASETS[dataset].label}" if dataset else ""
+    axis.set_title(FAMILIES[model].label + times + images, pad=SMALL + 4)
     place = {"xy": (0.5, 1), "xycoords": "axes fraction", "textcoords": "offset points"}
     axis.annotate(below, xytext=(0, 2), ha="center", va="bottom", fontsize=SMALL, **place)
 
