@@ -297,15 +297,11 @@ def gains(frame: pd.DataFrame, quantity: str, kind: str | None = None) -> pd.Dat
     """
     part = frame[frame["quantity"] == quantity]
     part = part[part["kind"] == kind] if kind else part[part["kind"] != "published"]
-    bases = {
-        (row.dataset, row.model, row.like): row
-        for row in part.itertuples()
-        if row.template == "base" and (row.like or row.width == 1.0)
-    }
+    is_base = (part["template"] == "base") & (part["width"] == 1.0)
+    bases = {(row.dataset, row.model, row.like): row for row in part[is_base].itertuples()}
     rows = []
-    for row in part.itertuples():
-        base = bases.get((row.dataset, row.model, row.like))
-        if base is None or row is base or (row.template == "base" and row.width == 1.0):
+    for row in part[~is_base].itertuples():
+        if (base := bases.get((row.dataset, row.model, row.like))) is None:
             continue
         pairs = paired(row.seeds, base.seeds)
         if not row.seeds and not base.seeds:
