@@ -263,9 +263,11 @@ def choose(
     >>> len(chosen.runs()), chosen.suffix
     (5, '-digits-vgg19')
     """
-    check_choice("table or figure", name, EXPERIMENTS)
-    experiment = EXPERIMENTS[name]
-    profile = resolve_profile(profile)
+    experiment = EXPERIMENTS[check_choice("table or figure", name, EXPERIMENTS)]
+    if check_choice("profile", profile, ("auto", *PROFILES)) == "auto":
+        import torch  # takes seconds
+
+        profile = "paper" if torch.cuda.is_available() else "smoke"
     own = PROFILES[profile]
     part = {"models": own.curve_models, "widths": own.curve_widths} if experiment.curves else {}
     usual = experiment.datasets[:1] if experiment.tiny else own.datasets
@@ -319,15 +321,6 @@ def _chosen(what: str, values, order: Sequence[str]) -> list[str] | None:
     if values is None:
         return None
     return sorted(check_choices(what, values, order), key=tuple(order).index)
-
-
-def resolve_profile(name: str = "auto") -> str:
-    """Return the profile's name; "auto" is paper with a CUDA device, else smoke."""
-    if name == "auto":
-        import torch
-
-        return "paper" if torch.cuda.is_available() else "smoke"
-    return check_choice("profile", name, ("auto", *PROFILES))
 
 
 def _present(names: Sequence[str], profile: Profile, present: Callable) -> tuple[str, ...]:
