@@ -302,9 +302,6 @@ class Store:
             for schema, count in other.items()
         ]
 
-    def __len__(self) -> int:
-        return len(self._records)
-
     def find(self, job: Run | Measurement, device: str | None = None) -> Record | None:
         """Return a run's or a measurement's record, of one device if its name or kind is given.
 
