@@ -136,15 +136,8 @@ class Choices:
     device: str | None  # cpu, cuda, or the name of a device that was measured
     suffix: str  # what tells its files from those of the whole experiment
 
-    @property
-    def experiment(self) -> Experiment:
-        """The experiment of that name."""
-        return EXPERIMENTS[self.name]
-
-    @property
-    def profile(self) -> Profile:
-        """The profile of that name."""
-        return PROFILES[self.profile_name]
+    experiment = property(lambda self: EXPERIMENTS[self.name])
+    profile = property(lambda self: PROFILES[self.profile_name])
 
     @property
     def here(self) -> bool:
