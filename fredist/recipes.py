@@ -317,20 +317,18 @@ def differences(
 
 def _instead(where: Mapping[tuple, list], cells: list) -> str:
     """Return values in place of others, each once, and of which networks if not of all."""
-    every, names = [set(part) for part in zip(*cells, strict=True)], {}
-    for pair, some in where.items():
+    values, stated = (list(dict.fromkeys(part)) for part in zip(*where, strict=True))
+    every, said = [set(part) for part in zip(*cells, strict=True)], []
+    for (value, replaced), some in where.items():
         parts = (list(dict.fromkeys(part)) for part in zip(*some, strict=True))
         only = [
             one for part, all_ in zip(parts, every, strict=True) if {*part} < all_ for one in part
         ]
-        names[pair] = f" ({', '.join(map(_plain, only))})" if only else ""
-    values, stated = (list(dict.fromkeys(part)) for part in zip(*where, strict=True))
+        of = f" ({', '.join(map(_plain, only))})" if only else ""
+        said.append(_plain(replaced if len(values) == 1 else value) + of)
     if len(values) == 1:
-        return f"{_plain(values[0])} instead of " + ", ".join(
-            _plain(pair[1]) + of for pair, of in names.items()
-        )
-    said = ", ".join(_plain(pair[0]) + of for pair, of in names.items())
-    return f"{said} instead of {', '.join(map(_plain, stated))}"
+        return f"{_plain(values[0])} instead of {', '.join(said)}"
+    return f"{', '.join(said)} instead of {', '.join(map(_plain, stated))}"
 
 
 def _plain(value) -> str:
