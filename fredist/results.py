@@ -145,19 +145,16 @@ def _records(choices: Choices, store: Store, said: list[str]) -> dict[tuple[Cell
 
 
 MEMORY_BATCHES = {"code": 2, "inference": 64, "training": 64}  # the code's own, the captions'
+_PEAKS = {
+    "allocated_peak_bytes": "memory_{method}_allocated_gb",
+    "reserved_peak_bytes": "memory_{method}_reserved_gb",
+    "tensor_peak_bytes": "memory_{method}_tensors_gb",
+}
 # What a measurement's results are called here: (quantity, method) to its own name and unit.
 _MEASURED = {
     ("memory", "code"): {"reserved_bytes": "memory_code_gb"},
-    ("memory", "inference"): {
-        "allocated_peak_bytes": "memory_inference_allocated_gb",
-        "reserved_peak_bytes": "memory_inference_reserved_gb",
-        "tensor_peak_bytes": "memory_inference_tensors_gb",
-    },
-    ("memory", "training"): {
-        "allocated_peak_bytes": "memory_training_allocated_gb",
-        "reserved_peak_bytes": "memory_training_reserved_gb",
-        "tensor_peak_bytes": "memory_training_tensors_gb",
-    },
+    ("memory", "inference"): _PEAKS,
+    ("memory", "training"): _PEAKS,
     ("time", "code"): {
         "mean_ms": "time_code_{batch}_ms",
         "first_ms": "time_first_{batch}_ms",
@@ -191,7 +188,7 @@ def _measured(choices: Choices, quantity: str, store: Store, said: list[str]) ->
     return [
         _row(
             cell,
-            name.format(batch=batch),
+            name.format(method=method, batch=batch),
             record.results[key] / (1e9 if name.endswith("gb") else 1),
             low=record.results.get("min_ms", math.nan) if key == "median_ms" else math.nan,
             high=record.results.get("max_ms", math.nan) if key == "median_ms" else math.nan,
