@@ -131,10 +131,7 @@ def _places(name: str, root: Path) -> Iterator[tuple]:
 
 def _found(name: str, root: Path) -> Iterator[list]:
     """Yield (source, reader, path) of each of a set's places that exists."""
-    try:
-        yield from (place for *place, there in _places(name, root) if there)
-    except OSError as error:  # of another user
-        raise DataError(root / name, "files that can be read", error) from error
+    yield from (place for *place, there in _places(name, root) if there)
 
 
 def at_hand(name: str, folder: Folder = None) -> bool:
@@ -147,7 +144,7 @@ def at_hand(name: str, folder: Folder = None) -> bool:
     """
     try:
         return any(_found(name, _root(folder)))
-    except DataError:  # they are there, and `load` says what is wrong
+    except OSError:  # they are there, another user's, and `load` says so
         return True
 
 
@@ -176,15 +173,12 @@ def _decode(name: str, source: str, read: Callable, path: Path, progress: Progre
     """Return the fields of the image set at a place, complete and in canonical form."""
     info, arrays, total = DATASETS[name], [], hashlib.sha256()
     files = {"train": {}, "test": {}}
-    try:
-        # An archive is verified, for it is unpickled.
-        if path.is_file() and (found := readers.md5(path.read_bytes())) != info.md5:
-            advice = "half a download? rename it, and `make data` fetches it again"
-            raise DataError(path, f"the MD5 sum {info.md5}", f"{found} ({advice})")
-        for split, label, image, where in read(path):
-            files[split].setdefault(label, []).append((image, where))
-    except OSError as error:
-        raise DataError(path, "files that can be read", error) from error
+    # An archive is verified, for it is unpickled.
+    if path.is_file() and (found := readers.md5(path.read_bytes())) != info.md5:
+        advice = "half a download? rename it, and `make data` fetches it again"
+        raise DataError(path, f"the MD5 sum {info.md5}", f"{found} ({advice})")
+    for split, label, image, where in read(path):
+        files[split].setdefault(label, []).append((image, where))
     names = sorted({*files["train"], *files["test"]})  # the official order of all our sets
     for split, count in (("train", info.train), ("test", info.test)):
         each, uneven = divmod(count, info.classes)  # all sets but the digits are balanced
@@ -277,6 +271,8 @@ def _first_whole(name: str, root: Path, progress: Progress) -> ImageSet | None:
             images = _read(name, *place, progress)
         except DataError as error:
             wrong = wrong or error
+        except OSError as error:  # another user's, or gone by now
+            wrong = wrong or DataError(root / name, "files that can be read", error)
     if wrong and not images:
         raise wrong
     if wrong:

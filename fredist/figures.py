@@ -248,9 +248,9 @@ def epochs(choices: Choices, history: pd.DataFrame) -> Figure:
         for axis, ((dataset, like, model, width), part) in zip(panels.flat, parts, strict=False):
             runs = part.groupby(["template", "epoch"], sort=False)["test_top1"]
             _plot(axis, runs.mean().reset_index(), "epoch", "test_top1", marker="")
-            counts = sorted({str(runs.size().min()), str(runs.size().max())})
+            counts = dict.fromkeys([runs.size().min(), runs.size().max()])
             said = _widths(choices, model, like) + (f"{LIKE[like]}, " if like else "")
-            _title(axis, f"{said}runs: {' to '.join(counts)}", model, dataset, width)
+            _title(axis, f"{said}runs: {' to '.join(map(str, counts))}", model, dataset, width)
             axis.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         if not parts:
             _say(panels[0, 0], "no runs")

@@ -258,6 +258,20 @@ def test_what_cannot_be_read_is_named(cifar, tmp_path):
         patch.setattr(Path, "read_bytes", refuse)
         with pytest.raises(DataError, match=r"files that can be read, got .*denied.*cat_1.png"):
             load("cifar10", tmp_path / "f")
+    # A folder of a tree may lie deeper than parquet files are looked for.
+    (tmp_path / "deep/tiny-imagenet/train/n0/images").mkdir(parents=True)
+    there = Path.iterdir
+    with pytest.MonkeyPatch.context() as patch:
+
+        def refuse(path):
+            if path.name == "images":
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return there(path)
+
+        patch.setattr(Path, "iterdir", refuse)
+        assert at_hand("tiny-imagenet", tmp_path / "deep")
+        with pytest.raises(DataError, match=r"files that can be read, got .*denied.*images"):
+            load("tiny-imagenet", tmp_path / "deep")
 
 
 def test_what_is_damaged_or_another_users_stops_nothing_but_its_own_loading(

@@ -258,6 +258,8 @@ def test_epochs_are_means_over_seeds_alone():
         "VGG-19 × 0.5, CIFAR-10",
     ]
     assert "widths × 0.25, equal MACs, runs: 1 to 2" in words(figure)
+    many = figures.epochs(choices, DataFrame(runs[2:3] * 10 + runs[4:] * 9))
+    assert "widths × 0.25, equal MACs, runs: 9 to 10" in words(many)
     assert "Epoch, profile small" in words(figure)
     labelled = [axis.xaxis.get_tick_params()["labelbottom"] for axis in figure.axes]
     assert labelled == [False, True, True]  # below the second stands none
