@@ -2,24 +2,24 @@
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from math import isfinite
-from statistics import mean, median
+from statistics import mean
 from types import SimpleNamespace
 
 import torch
 from torch import Tensor, nn
 
 from .batches import ResidentImages
-from .coupled import sources
 from .coupled.plan import Papers, Traced
-from .coupled.redistribute import TooLarge, memory_of
+from .coupled.redistribute import TooLarge, memory_of, time_of
 from .coupled.redistribution import Redistribution
 from .data import DATASETS, load, subset
 from .device import choose_device, numerics
 from .explored import State, fit
-from .measure import passes_ms
 from .networks import FAMILIES
 from .recipes import Recipe
 from .steps import Steps, make_optimizer
@@ -56,7 +56,7 @@ def search(task: tuple[State, Papers | Traced], report: Callable) -> tuple[float
     if state.by != "latency":
         return fit(state, known)
     timed = SimpleNamespace(plan=lambda *chosen: _Timed(**vars(known.plan(*chosen))))
-    with numerics(RECIPE, choose_device(), strict=False):
+    with _computing():
         return fit(state, timed)
 
 
@@ -77,13 +77,13 @@ def measure(found: Redistribution, report: Callable) -> None:
     for original in (True, False):
         _check_size(found, "measured", original=original)
     options = {name: value for name, value in found.options.items() if name != "filters"}
-    for quantity, take in (("memory", _memory), ("time", _time)):
+    for quantity, take in (("memory", memory_of), ("time", partial(_time, report))):
         key = json.dumps([quantity, found.source, options, found.image_shape])
         if key not in _originals:
             report()
-            _originals[key] = take(found.build(original=True), found.image_shape, report)
+            _originals[key] = take(found.build(original=True), found.image_shape)
         report()
-        report((quantity, (_originals[key], take(found.build(), found.image_shape, report))))
+        report((quantity, (_originals[key], take(found.build(), found.image_shape))))
 
 
 def _check_size(found: Redistribution, what: str, *, original: bool = False) -> None:
@@ -98,22 +98,19 @@ def _check_size(found: Redistribution, what: str, *, original: bool = False) -> 
             )
 
 
-def _memory(model: nn.Module, image_shape: tuple, report: Callable) -> int:
-    return memory_of(model, image_shape)
+def _time(report: Callable, model: nn.Module, image_shape: tuple) -> float:
+    model.register_forward_pre_hook(lambda *_: report())  # so that each pass can be the last
+    with _computing() as device:
+        return time_of(model.to(device), image_shape)[0]
 
 
-def _time(model: nn.Module, image_shape: tuple, report: Callable) -> float:
+@contextmanager
+def _computing() -> Iterator[torch.device]:
+    """Compute as runs do, on the same device, but for operations without a deterministic form."""
     device = choose_device()
-    with numerics(RECIPE, device, strict=False):
-        model = model.to(device).eval()
-        image = sources.images(model, image_shape)
-
-        @torch.no_grad()
-        def work():
-            report()
-            model(image)
-
-        return median(passes_ms(work, device, seconds=0.3))
+    with numerics(RECIPE, device):
+        torch._C._set_deterministic_algorithms(False, warn_only=False)  # numerics undoes it
+        yield device
 
 
 class _Scores(nn.Module):
@@ -140,8 +137,8 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
         raise ValueError(f"expected {info.classes} classes or more for {info.label}, got {classes}")
     parts = (min(most, n) for most, n in zip(IMAGES, (info.train, info.test), strict=True))
     images, size = subset(load(name), *parts), found.image_shape[-1]
-    recipe, device = replace(RECIPE, flip=info.flip), choose_device()
-    with numerics(recipe, device, strict=False):
+    recipe = replace(RECIPE, flip=info.flip)
+    with _computing() as device:
         how = (info.mean, info.std, device)
         train_set = ResidentImages(images.train_images, images.train_labels, *how)
         test_set = ResidentImages(images.test_images, images.test_labels, *how)

@@ -131,11 +131,10 @@ def memory_of(model: nn.Module, image_shape: tuple[int, int, int]) -> int:
         ) from error
 
 
-def _latency(built: nn.Module, image_shape: tuple) -> tuple[float, float]:
+def time_of(model: nn.Module, image_shape: tuple[int, int, int]) -> tuple[float, float]:
     """Return the median of a pass over one image, in ms, and its upper 95% confidence bound."""
-    image = sources.images(built, image_shape)
-    built.eval()
-    work = torch.inference_mode()(partial(built, image))
+    image = sources.images(model, image_shape)
+    work = torch.inference_mode()(partial(model.eval(), image))
     times = sorted(passes_ms(work, image.device, seconds=0.3))
     n = len(times)
     # The median's bound is an order statistic: so many passes lie below it by a coin's toss.
@@ -152,7 +151,7 @@ def original_cost(
         return getattr(found, what)[0]
     if what == "memory":
         return memory_of(found.bare(own), found.image_shape)
-    return _latency(found.build(own, original=True), found.image_shape)[0]
+    return time_of(found.build(own, original=True), found.image_shape)[0]
 
 
 def fitting(
@@ -183,6 +182,6 @@ def _fitting_latency(plan: Callable[[float], Redistribution], most, own) -> floa
     for step in range(floor(top * _LATENCY_GRID), 0, -1):
         width = step / _LATENCY_GRID
         with contextlib.suppress(TooLarge):
-            if _latency(plan(width).build(own), found.image_shape)[1] <= most:
+            if time_of(plan(width).build(own), found.image_shape)[1] <= most:
                 return width
     raise ValueError(f"expected a latency that one of the widths reaches, got {most:g} ms")
