@@ -151,7 +151,7 @@ def find_laws(model: nn.Module) -> dict[tuple[type, str] | int, Law]:
     Weights far from it have another, by their ids, if that is theirs with a factor in use: a
     backbone may be He's beside heads of a constant.
     """
-    found, weights, biases = defaultdict(list), defaultdict(list), set()
+    weights, biases = defaultdict(list), defaultdict(list)
     for module in model.modules():
         for key, tensor in module._parameters.items():
             if tensor is None or (weight := _weight(module, tensor)) is None:
@@ -159,22 +159,16 @@ def find_laws(model: nn.Module) -> dict[tuple[type, str] | int, Law]:
             own = weight is tensor
             # What was set, such as an identity, has no spread.
             if tensor.numel() > (16 if own else 1) and is_random(tensor) and not is_set(tensor):
-                found[type(module), key].append((_spread(tensor), _fans(module, weight)))
-                weights[type(module), key].append(tensor)
-                if not own:
-                    biases.add((type(module), key))
-    laws = {
-        where: _find_law(entries, _BIAS_LAWS if where in biases else _LAWS)[0]
-        for where, entries in found.items()
-    }
-    for where in found.keys() - biases:
-        law, pairs = laws[where], list(zip(found[where], weights[where], strict=True))
-        usual = median(spread / law(fans) for spread, fans in found[where])
-        far = [(one, t) for one, t in pairs if not _meets(*one, t, law, usual, 0.1)]
-        if far:
-            law, factors = _find_law([one for one, _ in far], _LAWS)
-            own = (t for one, t in far if any(_meets(*one, t, law, factor) for factor in factors))
-            laws |= {id(t): law for t in own}
+                found = _spread(tensor), _fans(module, weight), tensor
+                (weights if own else biases)[type(module), key].append(found)
+    laws = {where: _find_law(found, _BIAS_LAWS)[0] for where, found in biases.items()}
+    for where, found in weights.items():
+        law = laws[where] = _find_law(found, _LAWS)[0]
+        usual = median(spread / law(fans) for spread, fans, _ in found)
+        if far := [one for one in found if not _meets(*one, law, usual, 0.1)]:
+            law, factors = _find_law(far, _LAWS)
+            own = (one for one in far if any(_meets(*one, law, factor) for factor in factors))
+            laws |= {id(tensor): law for *_, tensor in own}
     return laws
 
 
@@ -275,10 +269,10 @@ def _fans(
     return Fans(prod(shape[1:]), shape[0] * prod(shape[2:]), groups)
 
 
-def _find_law(found: list[tuple[float, Fans]], laws: Mapping[str, tuple]) -> tuple[Law, tuple]:
+def _find_law(found: list[tuple], laws: Mapping[str, tuple]) -> tuple[Law, tuple]:
     def misfit(entry) -> float:
         law, factors = entry
-        logs = [log(spread / law(fans)) for spread, fans in found]
+        logs = [log(spread / law(fans)) for spread, fans, _ in found]
         near = (abs(median(logs) - log(factor)) for factor in factors)
         return pstdev(logs) + min(near, default=log(2))
 
