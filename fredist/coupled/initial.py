@@ -79,7 +79,7 @@ def newly_built(model: nn.Module) -> nn.Module:
     trained, kept = any(_looks_trained(*found) for _, *found in pairs), []
     for name, module, old, new in pairs:
         vars(new).update(vars(old))  # timm's marks, which a copy lacks
-        if not _is_trainable(old):
+        if not old.requires_grad:  # also integers, which never do
             new.copy_(old)
         elif trained:
             # A constant vector is hardly trained, a single number may be.
@@ -213,7 +213,7 @@ def _renew_weight_norms(model: nn.Module, before: list[torch.Tensor]) -> None:
 
 def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> bool:
     """Return whether a parameter hardly left its constructor so; `new` is what a method made it."""
-    if not _is_trainable(old):
+    if not old.requires_grad:
         return False
     if is_set(old):  # a weight of one number, but zero
         return old.dim() > 1 and not is_set(new) and bool(old.abs().float().median() != 0)
@@ -227,10 +227,6 @@ def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> b
 
 def _spread(tensor: torch.Tensor) -> float:
     return float(tensor.detach().norm()) / sqrt(tensor.numel())
-
-
-def _is_trainable(tensor: torch.Tensor) -> bool:
-    return tensor.requires_grad  # which only real and complex numbers do
 
 
 def _is_alike(one: torch.Tensor, two: torch.Tensor) -> bool:
@@ -287,7 +283,7 @@ def _meets(spread: float, fans: Fans, tensor, law: Law, factor: float, least=0.0
 def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) -> torch.Tensor:
     if not isinstance(old, nn.Parameter):
         return repeated(f"the buffer {name}", old, shape)
-    if not _is_trainable(old):
+    if not old.requires_grad:
         new = repeated(f"the frozen parameter {name}", old, shape)
     elif shape == tuple(old.shape):
         new = old * factor  # as random as it was
