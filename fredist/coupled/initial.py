@@ -20,7 +20,7 @@ from torch.nn.utils import parametrize
 from torch.nn.utils.parametrizations import _SpectralNorm, _WeightNorm
 
 from . import sources
-from .values import drawn, is_random, is_set, repeated, stretched
+from .values import drawn, is_set, repeated, stretched
 
 
 class Fans(NamedTuple):
@@ -158,7 +158,7 @@ def find_laws(model: nn.Module) -> dict[tuple[type, str] | int, Law]:
                 continue
             own = weight is tensor
             # What was set, such as an identity, has no spread.
-            if tensor.numel() > (16 if own else 1) and is_random(tensor) and not is_set(tensor):
+            if tensor.numel() > (16 if own else 1) and not is_set(tensor):
                 found = _spread(tensor), _fans(module, weight), tensor
                 (weights if own else biases)[type(module), key].append(found)
     laws = {where: _find_law(found, _BIAS_LAWS)[0] for where, found in biases.items()}
@@ -287,7 +287,7 @@ def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) 
         new = repeated(f"the frozen parameter {name}", old, shape)
     elif shape == tuple(old.shape):
         new = old * factor  # as random as it was
-    elif is_random(old) and is_set(old):
+    elif is_set(old):
         new = stretched(old, shape)
     else:
         new = drawn(old, shape, factor)

@@ -7,9 +7,15 @@ from torch import nn
 
 
 def is_set(tensor: torch.Tensor) -> bool:
-    """Return whether most entries share one value, which no random tensor's do."""
-    values = _real(tensor.detach()).flatten().float()
-    return bool(2 * (values == values.median()).sum() > len(values)) if len(values) else True
+    """Return whether most entries share one value, which no random tensor's do, or none is known.
+
+    Integers are set, too: what is not is random, and can be drawn.
+    """
+    values = _real(tensor.detach()).flatten()
+    if values.is_meta or not len(values) or not values.is_floating_point():
+        return True
+    values = values.float()
+    return bool(2 * (values == values.median()).sum() > len(values))
 
 
 def stretched(old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
@@ -20,14 +26,11 @@ def stretched(old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     >>> stretched(torch.tensor([0, 0, 1, 1, 0, 0]), (3,)), stretched(torch.eye(2), (3, 3)).trace()
     (tensor([0, 1, 0]), tensor(3.))
     """
-    if old.dim() > 1 and not old.is_complex():
-        inside, usual, rest = (
-            _diagonal(old.shape),
-            float(old.float().median()),
-            old.detach().clone(),
-        )
+    if old.dim() > 1 and not old.is_complex() and not old.is_meta:
+        inside, usual = _diagonal(old.shape), float(old.float().median())
+        rest = old.detach().clone()
         rest[inside] = usual
-        if not is_random(rest):  # also one for each gate or group, as nn.init.dirac_ makes them
+        if (rest == usual).all():  # also one for each gate or group, as nn.init.dirac_ makes them
             new = old.new_full(shape, usual)
             new[_diagonal(shape)] = stretched(old[inside], (shape[0], *shape[2:]))
             return new
@@ -58,23 +61,12 @@ def repeated(what: str, old: torch.Tensor, shape: tuple[int, ...]) -> torch.Tens
     return same.expand(shape).clone()
 
 
-def is_random(tensor: torch.Tensor) -> bool:
-    """Return whether a tensor has values which differ, and which can be drawn."""
-    if tensor.is_meta or not tensor.numel() or not _real(tensor).is_floating_point():
-        return False
-    return bool(_real(tensor).min() != _real(tensor).max())
-
-
 def drawn(old: torch.Tensor, shape: tuple[int, ...], factor: float = 1.0) -> torch.Tensor:
     """Return random values, uniform or normal as a tensor's are, with a factor times its spread.
 
     Rows that are repeated stay so, one for all as well as one for some (sub-pixel convolutions); an
     orthogonal matrix is drawn as one, of its own gain; and complex numbers are by their parts.
     """
-    if old.is_meta:
-        return old.new_empty(shape)
-    if not is_random(old):
-        return old.new_full(shape, old.flatten()[0].item())
     if old.is_complex():
         parts = drawn(torch.view_as_real(old), (*shape, 2), factor)
         return torch.view_as_complex(parts.contiguous())
