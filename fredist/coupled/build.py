@@ -1,8 +1,8 @@
 """A newly built model with new sizes: tensors, integers that modules hold, timm's bookkeeping."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from functools import partial
 from math import prod
 
@@ -56,39 +56,35 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
     count = sum(p.numel() for p in model.parameters())
     if count != params:
         raise ValueError(f"expected {params:,} parameters, got {count:,}: {_OTHER}")
-    modules = list(model.modules())
-    # The forward pass is to leave nothing behind: modes, and buffers that it counts in.
-    held = [(module, module.training, dict(module._buffers)) for module in modules]
-    for module, _, buffers in held:
-        module._buffers.update({k: b.clone() for k, b in buffers.items() if b is not None})
-    hooks = [*_note_features(modules)]
-    for module in modules:
-        if isinstance(module, _NormBase | nn.GroupNorm) and module.weight is None:
-            hooks.append(module.register_forward_pre_hook(_note_normed))
     images = sources.images(model, image_shape)
-    try:
-        model.eval()
-        model(images)
-        if hasattr(model, "num_features"):
-            with suppress(AttributeError):  # it need not have one
-                maps = model.forward_features(images)
-                model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
-    except Exception as error:
-        raise ValueError(
-            f"expected the redistributed network to run, got {type(error).__name__}: "
-            f"{str(error).splitlines()[0][:300]}"
-        ) from error
-    finally:
-        for module, training, buffers in held:
-            module.training = training
-            module._buffers.update(buffers)
-        for hook in hooks:
-            hook.remove()
+    with ExitStack() as undo:
+        for module in model.modules():
+            # The forward pass is to leave nothing behind: modes, and buffers that it counts in.
+            undo.callback(setattr, module, "training", module.training)
+            undo.callback(module._buffers.update, dict(module._buffers))
+            clones = {k: b.clone() for k, b in module._buffers.items() if b is not None}
+            module._buffers.update(clones)
+            if isinstance(module, _NormBase | nn.GroupNorm) and module.weight is None:
+                undo.enter_context(module.register_forward_pre_hook(_note_normed))
+        for hook in _note_features(model):
+            undo.enter_context(hook)
+        try:
+            model.eval()
+            model(images)
+            if hasattr(model, "num_features"):
+                with suppress(AttributeError):  # it need not have one
+                    maps = model.forward_features(images)
+                    model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
+        except Exception as error:
+            raise ValueError(
+                f"expected the redistributed network to run, got {type(error).__name__}: "
+                f"{str(error).splitlines()[0][:300]}"
+            ) from error
 
 
-def _note_features(modules: Iterable[nn.Module]) -> Iterator[RemovableHandle]:
+def _note_features(model: nn.Module) -> Iterator[RemovableHandle]:
     """Let timm's `feature_info` take the channels of maps as they are made."""
-    for owner in modules:  # also an encoder inside a network of one's own
+    for owner in model.modules():  # also an encoder inside a network of one's own
         infos = getattr(owner, "feature_info", None)  # of timm's blocks a method
         infos = getattr(infos, "info", infos)
         if not isinstance(infos, list | tuple):
