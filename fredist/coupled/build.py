@@ -9,7 +9,7 @@ from math import prod
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
-from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
+from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
 from . import sources
@@ -135,10 +135,8 @@ def _agree(module: nn.Module) -> None:
     if weight is None:
         return
     if isinstance(module, _ConvNd):
-        ends = [weight.shape[0], weight.shape[1] * module.groups]
-        if isinstance(module, _ConvTransposeNd):
-            ends = [weight.shape[1] * module.groups, weight.shape[0]]
-        module.out_channels, module.in_channels = ends
+        ends = weight.shape[0], weight.shape[1] * module.groups
+        module.out_channels, module.in_channels = ends[::-1] if module.transposed else ends
     elif isinstance(module, nn.Linear):
         module.out_features, module.in_features = weight.shape
     elif isinstance(module, _NormBase):
