@@ -118,13 +118,13 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 @contextmanager
-def numerics(recipe: Recipe, device: torch.device, *, strict: bool = True) -> Iterator[None]:
+def numerics(recipe: Recipe, device: torch.device, *, deterministic: bool = True) -> Iterator[None]:
     """Compute deterministically, in the recipe's precision, on the run's threads; undo all of it.
 
     What was set before (TF32, autocast, another default type or device) does not reach the run and
-    is back after it, also when it fails. An operation without a deterministic form is an error, but
-    if not `strict` any form will do. CUBLAS_WORKSPACE_CONFIG is left alone: since PyTorch 2.10
-    cuBLAS is deterministic without.
+    is back after it, also when it fails. An operation without a deterministic form is an error,
+    unless `deterministic` is False: what is only measured or looked at may have some.
+    CUBLAS_WORKSPACE_CONFIG is left alone: since PyTorch 2.10 cuBLAS is deterministic without.
 
     Examples
     --------
@@ -143,7 +143,7 @@ def numerics(recipe: Recipe, device: torch.device, *, strict: bool = True) -> It
     with ExitStack() as undo:
         undo.callback(torch._C._set_deterministic_algorithms, mode, warn_only=warn_only)
         # The function around it imports PyTorch's compiler: seconds, and a changed environment.
-        torch._C._set_deterministic_algorithms(strict, warn_only=False)
+        torch._C._set_deterministic_algorithms(deterministic, warn_only=False)
         for where, switch, value in _SWITCHES:
             undo.callback(setattr, where, switch, getattr(where, switch))
             setattr(where, switch, value)

@@ -2,8 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from math import isfinite
@@ -29,6 +28,8 @@ TOO_LARGE = {"params": 500_000_000, "macs": 50_000_000_000}  # to be built while
 RECIPE = Recipe(lr=0.05, warmup_steps=60, batch_size=16, memory_format="channels_last")
 IMAGES = 1_440, 360  # at most, for training and testing
 _NEWS = 0.3  # seconds from one report of a training to the next
+# As runs compute, but for operations without a deterministic form.
+_computing = partial(numerics, RECIPE, deterministic=False)
 _originals: dict[str, float] = {}  # what is measured of originals, once in a process
 
 
@@ -56,7 +57,7 @@ def search(task: tuple[State, Papers | Traced], report: Callable) -> tuple[float
     if state.by != "latency":
         return fit(state, known)
     timed = SimpleNamespace(plan=lambda *chosen: _Timed(**vars(known.plan(*chosen))))
-    with _computing():
+    with _computing(choose_device()):
         return fit(state, timed)
 
 
@@ -100,17 +101,8 @@ def _check_size(found: Redistribution, what: str, *, original: bool = False) -> 
 
 def _time(report: Callable, model: nn.Module, image_shape: tuple) -> float:
     model.register_forward_pre_hook(lambda *_: report())  # so that each pass can be the last
-    with _computing() as device:
+    with _computing(device := choose_device()):
         return time_of(model.to(device), image_shape)[0]
-
-
-@contextmanager
-def _computing() -> Iterator[torch.device]:
-    """Compute as runs do, on the same device, but for operations without a deterministic form."""
-    device = choose_device()
-    with numerics(RECIPE, device):
-        torch._C._set_deterministic_algorithms(False, warn_only=False)  # numerics undoes it
-        yield device
 
 
 class _Scores(nn.Module):
@@ -138,7 +130,7 @@ def train(task: tuple[Redistribution, str, int], report: Callable) -> None:
     parts = (min(most, n) for most, n in zip(IMAGES, (info.train, info.test), strict=True))
     images, size = subset(load(name), *parts), found.image_shape[-1]
     recipe = replace(RECIPE, flip=info.flip)
-    with _computing() as device:
+    with _computing(device := choose_device()):
         how = (info.mean, info.std, device)
         train_set = ResidentImages(images.train_images, images.train_labels, *how)
         test_set = ResidentImages(images.test_images, images.test_labels, *how)

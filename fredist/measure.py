@@ -126,7 +126,7 @@ def _place(device: torch.device, quantity: str) -> tuple[str, int | None, str]:
 
 def _measure(m: Measurement, device: torch.device) -> dict[str, float]:
     """Measure as PyTorch computes by default, but in float32 without TF32."""
-    with numerics(Recipe(), device, strict=False):  # which undoes the next lines, too
+    with numerics(Recipe(), device, deterministic=False):  # which undoes the next lines, too
         torch.backends.cudnn.deterministic = False
         torch.backends.cudnn.benchmark = m.method in ("code", "synchronised")  # the autotuner
         with torch.device("meta" if m.device == COMPUTED else "cpu"):
