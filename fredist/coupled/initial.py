@@ -78,7 +78,7 @@ def newly_built(model: nn.Module) -> nn.Module:
     ]
     trained, kept = any(_looks_trained(*found) for _, *found in pairs), []
     for name, module, old, new in pairs:
-        vars(new).update(vars(old))  # timm's marks, which a copy lacks
+        vars(new).update(vars(old))  # timm's marks (no weight decay), which a copy lacks
         if not old.requires_grad:  # also integers, which never do
             new.copy_(old)
         elif trained:
@@ -118,28 +118,26 @@ def reshape(
     ValueError
         If values to be kept differ along a dimension that changes: what belongs there is unknown.
     """
-    laws, twins = find_laws(model), {}
+    laws, fresh = find_laws(model), {}
     ratios = [lengths / own for lengths, own in _weight_norms(model)]
     named = (*model.named_parameters(), *model.named_buffers())
-    names = {id(tensor): name for name, tensor in named}
-    sizes = {id(tensor): shapes.get(name, tuple(tensor.shape)) for name, tensor in named}
+    names = {tensor: name for name, tensor in named}
+    sizes = {tensor: shapes.get(name, tuple(tensor.shape)) for name, tensor in named}
     for inside, module in model.named_modules():
         for key, old in (*module._parameters.items(), *module._buffers.items()):
-            if old is None or id(old) in twins or isinstance(module, _SpectralNorm):
+            if old is None or old in fresh or isinstance(module, _SpectralNorm):
                 continue
-            shape, factor = sizes[id(old)], 1.0
+            shape, factor = sizes[old], 1.0
             law, weight = laws.get((type(module), key)), _weight(module, old)
             law = laws.get(id(old), law)
             if law and weight is not None and old.requires_grad:
                 before, groups = _fans(module, weight), integers.get((inside, "groups", None))
                 if shape != tuple(old.shape) or _follows(old, before):
-                    factor = law(_fans(module, weight, sizes[id(weight)], groups)) / law(before)
+                    factor = law(_fans(module, weight, sizes[weight], groups)) / law(before)
             if factor != 1 or shape != tuple(old.shape):
-                twins[id(old)] = _fresh(names[id(old)], old, shape, factor)
-    for module in model.modules():  # what is shared by several modules stays so
-        for key, old in (*module._parameters.items(), *module._buffers.items()):
-            if id(old) in twins:
-                setattr(module, key, twins[id(old)])
+                fresh[old] = _fresh(names[old], old, shape, factor)
+    for old, new in fresh.items():
+        old.data = new  # in place: what modules share they still do, with timm's marks
     _renew_spectral_norms(model)
     _renew_weight_norms(model, ratios)
 
@@ -284,13 +282,7 @@ def _fresh(name: str, old: torch.Tensor, shape: tuple[int, ...], factor: float) 
     if not isinstance(old, nn.Parameter):
         return repeated(f"the buffer {name}", old, shape)
     if not old.requires_grad:
-        new = repeated(f"the frozen parameter {name}", old, shape)
-    elif shape == tuple(old.shape):
-        new = old * factor  # as random as it was
-    elif is_set(old):
-        new = stretched(old, shape)
-    else:
-        new = drawn(old, shape, factor)
-    new = nn.Parameter(new, old.requires_grad)
-    vars(new).update(vars(old))  # timm's marks, such as that it has no weight decay
-    return new
+        return repeated(f"the frozen parameter {name}", old, shape)
+    if shape == tuple(old.shape):
+        return old * factor  # as random as it was
+    return stretched(old, shape) if is_set(old) else drawn(old, shape, factor)
