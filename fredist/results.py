@@ -255,20 +255,23 @@ def _published(choices: Choices) -> list[dict]:
 def histories(choices: Choices, store: Store | None = None) -> pd.DataFrame:
     """Return one row for each epoch of every run that has a record: its loss and accuracies.
 
+    `train_eval_top1` is on the training images as test images are taken: NaN but for Table 2's.
+
     Examples
     --------
     >>> from fredist.paper import choose
     >>> frame = histories(choose("table1", "smoke", datasets="cifar10"), Store([]))
     >>> frame.columns.tolist()[-5:]
-    ['epoch', 'loss', 'train_top1', 'test_top1', 'test_top5']
+    ['loss', 'train_top1', 'test_top1', 'test_top5', 'train_eval_top1']
     """
     store, rows = Store() if store is None else store, []
-    columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5"]
+    columns = [*KEYS, "seed", "epoch", "loss", "train_top1", "test_top1", "test_top5",
+               "train_eval_top1"]  # fmt: skip
     found = _records(choices, store, []) if choices.experiment.trained else {}
     for (cell, seed), record in found.items():
         history = pd.DataFrame(record.history).rename_axis("epoch").reset_index()
         rows.append(history.assign(**vars(cell), seed=seed, epoch=history["epoch"] + 1))
-    return pd.concat(rows)[columns] if rows else pd.DataFrame(columns=columns)
+    return pd.concat(rows).reindex(columns=columns) if rows else pd.DataFrame(columns=columns)
 
 
 def paired(own: dict, base: dict) -> list[tuple[float, float]]:
