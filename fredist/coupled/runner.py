@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
 
@@ -28,27 +29,30 @@ _UNREAD |= {"num_channels"}
 
 
 class Runner:
-    """Runs a network on the meta device with inputs in place of its own tensors and integers.
+    """Runs a copy of a network, on the meta device, with its tensors and integers from outside.
 
     `tensors` are its parameters and buffers by name, `places` its integers that may be channel
     counts, by (module, attribute, place in a list or None). It runs in each of the `modes`, of
-    which True is training, and notes how every convolution ran. The network stays as it is.
+    which True is training, and notes how every convolution ran.
     """
 
     def __init__(self, model: nn.Module, modes: tuple[bool, ...]):
-        self.model, self.modes, self.ran, self.normed = model, modes, [], set()
+        model = self.model = sources.on_meta(model)
+        self.modes, self.ran, self.normed = modes, [], set()
+        kernels = set()
+        for name, module in model.named_modules():
+            if isinstance(module, _ConvNd | nn.GroupNorm):
+                module.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
+            if isinstance(module, _ConvNd):
+                module.register_forward_hook(partial(self._note, name), with_kwargs=True)
+                kernels |= {id(p) for p in module.parameters() if p.dim() > 2}
         named = (*model.named_parameters(), *model.named_buffers())
         self.tensors = {name: t.detach() for name, t in named if t.dim()}
-        modules = dict(model.named_modules())
-        self.convs = {n: m for n, m in modules.items() if isinstance(m, nn.modules.conv._ConvNd)}
-        self.norms = {n: m for n, m in modules.items() if isinstance(m, nn.GroupNorm)}
-        inside = {id(p) for m in self.convs.values() for p in m.parameters() if p.dim() > 2}
-        kernels = {name for name, p in model.named_parameters() if id(p) in inside}
-        self.free = {name: _free(t, name in kernels) for name, t in self.tensors.items()}
+        self.free = {name: _free(t, id(t) in kernels) for name, t in named if t.dim()}
         sizes = {t.shape[dim] for name, t in self.tensors.items() for dim in self.free[name]}
         self.places = dict(_places(model, {size for size in sizes if size > 3}))
         self.groups = {}  # of depthwise convolutions and norms, which follow what they read
-        self.map_makers = set()  # the convolutions that have made more than one pixel
+        self.noted = []  # how convolutions ran, in all runs
         self.outputs = 0  # how many tensors the last mode has returned
 
     def inputs(self) -> list[torch.Tensor]:
@@ -65,13 +69,12 @@ class Runner:
         """Note which convolutions make maps of images of another shape, if it takes any."""
         with contextlib.suppress(Exception):  # a network may take images of one size alone
             self(self.inputs(), sources.images(self.model, shape, BATCH))
-        self._note_maps()
 
     def ran_convs(self) -> tuple[Conv, ...]:
         """Return the convolutions as they ran, in their order."""
-        self._note_maps()
+        maps = {name for name, _, shape in self.noted if any(size_of(n) != 1 for n in shape[2:])}
         return tuple(
-            Conv(name, size_of(inputs), size_of(shape[1]), name in self.map_makers)
+            Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
             for name, inputs, shape in self.ran
         )
 
@@ -81,41 +84,29 @@ class Runner:
         stand_ins = inputs[len(tensors) :]
         integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
         before = [(module, dict(vars(module))) for module in self.model.modules()]
-        hooks = [
-            m.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
-            for name, m in (self.convs | self.norms).items()
-        ]
-        hooks += [
-            conv.register_forward_hook(partial(self._note, name), with_kwargs=True)
-            for name, conv in self.convs.items()
-        ]
         runs, outputs = [], []
-        try:
-            with Plainly() as plainly:
-                for training in self.modes:
+        with Plainly() as plainly:
+            for training in self.modes:
+                start = len(self.noted)
+                try:
                     self.model.train(training)
                     set_integers(self.model, integers)
-                    self.ran = []
                     outputs.append(torch.func.functional_call(self.model, tensors, (images,)))
-                    runs.append(self.ran)
-                    for module, state in before:  # what a run leaves behind is not for the next
+                    runs.append(self.noted[start:])
+                finally:  # what a run leaves behind is not for the next
+                    for module, state in before:
                         vars(module).update(state)
-            self.outputs = len(tree_leaves(outputs[-1]))
-            # Training's order has the auxiliary ones in their places, unless it skips others.
-            names = [{name for name, *_ in run} for run in runs]
-            self.ran = [*chain(*(runs if names[0] >= names[-1] else runs[::-1]))]
-            return outputs
-        finally:
-            given = {id(tensor) for tensor in plainly.normed}
-            self.normed = {name for name, tensor in tensors.items() if id(tensor) in given}
-            for hook in hooks:
-                hook.remove()
-            for module, state in before:
-                vars(module).update(state)
+        given = {id(tensor) for tensor in plainly.normed}
+        self.normed = {name for name, tensor in tensors.items() if id(tensor) in given}
+        self.outputs = len(tree_leaves(outputs[-1]))
+        # Training's order has the auxiliary ones in their places, unless it skips others.
+        names = [{name for name, *_ in run} for run in runs]
+        self.ran = [*chain(*(runs if names[0] >= names[-1] else runs[::-1]))]
+        return outputs
 
     def _group(self, name: str, module: nn.Module, inputs: tuple, named: Mapping) -> None:
         """A depthwise convolution, or a norm of each channel, has as many groups as channels."""
-        norm = name in self.norms
+        norm = isinstance(module, nn.GroupNorm)
         groups, channels = ("num_groups", "num_channels") if norm else ("groups", "in_channels")
         if 1 < getattr(module, groups) == getattr(module, channels):
             same = not norm and module.in_channels == module.out_channels
@@ -123,12 +114,7 @@ class Runner:
             vars(module)[groups] = self.groups[name, groups, None] = size
 
     def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
-        self.ran.append((name, _channels(inputs, named), maps.shape))
-
-    def _note_maps(self) -> None:
-        for name, _, shape in self.ran:
-            if any(size_of(size) != 1 for size in shape[2:]):
-                self.map_makers.add(name)
+        self.noted.append((name, _channels(inputs, named), maps.shape))
 
 
 class Exported(nn.Module):

@@ -59,7 +59,6 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
     UserWarning
         If training cannot be traced: parameters that evaluation leaves unused keep their shapes.
     """
-    model = sources.on_meta(model)
     found, unused = _trace(model, image_shape, *larger)
     if unused:
         try:
