@@ -80,10 +80,6 @@ class Layers:
                 solver.decide(conv.name, conv.filters, next(wished))
         return solver.finish()
 
-    def filters(self, values: Mapping[str, int]) -> tuple[int, ...]:
-        """Return the layers' filters for values of the symbols."""
-        return tuple(part(layer.size, layer.free, values) for layer in self.layers)
-
 
 def find_layers(channels: Channels) -> Layers:
     """Return the layers of a traced network.

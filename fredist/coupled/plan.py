@@ -82,7 +82,8 @@ class Traced:
         """Yield the layers and what was frozen; notes say where not the template alone decides."""
         channels = self.found.channels
         sizes = {conv.name: conv.filters for conv in channels.convs}
-        for layer, after in zip(self.found.layers, self.found.filters(values), strict=True):
+        for layer in self.found.layers:
+            after = part(layer.size, layer.free, values)
             asked, said = wished[layer.name], [notes[layer.name]]
             if after != asked:
                 said.append(f"{asked} would not run as traced")
