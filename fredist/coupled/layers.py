@@ -5,6 +5,7 @@ coupled are one layer, named by the first. Its filters decide its symbols; equat
 decide others; what is left (squeeze-excitation, hidden linear layers) follows what it reads.
 """
 
+import ast
 import contextlib
 import heapq
 import re
@@ -261,7 +262,7 @@ class _Solver:
                 if all(_holds(guard, known | values) for guard in guards):
                     distance = abs(evaluate(size, known | values) - wished)
                     heapq.heappush(found, (distance, off, -sign, values))
-        yield from ((one[0], one[-1]) for one in sorted(found, key=lambda one: one[:3]))
+        yield from ((one[0], one[-1]) for one in sorted(found))
 
     def _guards_of(self, free: Iterable[str]) -> list[str]:
         return list(dict.fromkeys(guard for s in free for guard in self.guards.get(s, ())))
@@ -304,14 +305,10 @@ def _sides(guard: str) -> tuple[str, str] | None:
     """
     if not guard.startswith("Eq(") or re.search(r"Mod|[|&]|Float|TrueDiv", guard):
         return None
-    depth, inside = 0, guard[3:-1]
-    for i, letter in enumerate(inside):
-        depth += (letter == "(") - (letter == ")")
-        if letter == "," and not depth:
-            sides = inside[:i].strip(), inside[i + 1 :].strip()
-            # A quotient that is a constant only says in which range its symbols lie.
-            return sides if all(map(symbols, sides)) or "//" not in inside else None
-    return None
+    one, two = ast.parse(guard, mode="eval").body.args
+    sides = ast.get_source_segment(guard, one), ast.get_source_segment(guard, two)
+    # A quotient that is a constant only says in which range its symbols lie.
+    return sides if all(map(symbols, sides)) or "//" not in guard else None
 
 
 def _split(original: Mapping[str, int], amount: int) -> dict[str, int]:
