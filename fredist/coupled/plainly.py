@@ -5,12 +5,7 @@ import re
 from math import prod
 
 import torch
-from torch.nn.functional import (
-    batch_norm,
-    group_norm,
-    interpolate,
-    multi_head_attention_forward,
-)
+from torch.nn.functional import batch_norm, group_norm, interpolate, multi_head_attention_forward
 from torch.overrides import TorchFunctionMode
 
 _RESHAPES = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
@@ -37,8 +32,9 @@ class Plainly(TorchFunctionMode):
         self.normed = []
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
         if func in (batch_norm, group_norm):
-            maps, *others = _norm(func, *args, **(kwargs or {}))
+            maps, *others = _norm(func, *args, **kwargs)
             self.normed += others
             return maps
         if func in _SEQUENCES:
@@ -46,12 +42,12 @@ class Plainly(TorchFunctionMode):
             for size in weight.shape[2:]:
                 int(size)
         if func is interpolate:
-            args, kwargs = _scaled(*args, **(kwargs or {}))
+            args, kwargs = _scaled(*args, **kwargs)
         if func is multi_head_attention_forward:
-            return _attended(*args, **(kwargs or {}))
+            return _attended(*args, **kwargs)
         if func in _RESHAPES and not kwargs:
             args = _closed(*args)
-        return func(*args, **(kwargs or {}))
+        return func(*args, **kwargs)
 
 
 def _norm(func, *args, **kwargs) -> list[torch.Tensor]:
@@ -94,9 +90,9 @@ def _attended(*args, **kwargs) -> tuple:
 def _closed(tensor: torch.Tensor, *shape) -> tuple:
     """Return a reshape's arguments, without an open dimension that would stay a quotient."""
     sizes = list(shape[0]) if isinstance(shape[0], tuple | list) else list(shape)
-    is_open = [isinstance(size, int) and size == -1 for size in sizes]
-    rest = prod(size for size, free in zip(sizes, is_open, strict=True) if not free)
-    if not any(is_open) or not isinstance(rest, torch.SymInt):
+    opened = [i for i, size in enumerate(sizes) if isinstance(size, int) and size == -1]
+    rest = prod(size for i, size in enumerate(sizes) if i not in opened)
+    if not opened or not isinstance(rest, torch.SymInt):
         return tensor, *shape
     before, after = _first(tensor.shape), _first(sizes)
     if None not in (before, after) and before.node.hint == after.node.hint:
@@ -106,9 +102,8 @@ def _closed(tensor: torch.Tensor, *shape) -> tuple:
         return tensor, *shape
     number = quotient.node.hint  # like `_guards`, not PyTorch's public API
     torch._check(tensor.numel() == rest * number)
-    return tensor, tuple(
-        number if free else size for size, free in zip(sizes, is_open, strict=True)
-    )
+    sizes[opened[0]] = number
+    return tensor, tuple(sizes)
 
 
 def _first(sizes) -> torch.SymInt | None:
