@@ -77,10 +77,7 @@ def trace(model: nn.Module, image_shape: tuple[int, int, int], *larger: tuple) -
 def _trace(
     model: nn.Module, image_shape: tuple, *larger: tuple, modes: tuple[bool, ...] = (False,)
 ) -> tuple[Channels, set[str]]:
-    """Trace a run in each mode, evaluation's last; return also the parameters they leave unused.
-
-    MACs are those of evaluation's outputs.
-    """
+    """Trace a run in each mode, evaluation's last; return also the parameters they leave unused."""
     runner = Runner(model, modes)
     for shape in larger:
         runner.try_images(shape)
@@ -93,12 +90,12 @@ def _trace(
     trained = [name for name, _ in model.named_parameters()]
     idle = {name for name in trained if name in tensors and not tensors[name].users}
     # A symbol that is still free is the plain size of the tensor that it came from.
-    pairs = (
-        pair
+    sizes = {
+        size: number
         for node, tensor in zip(held, runner.inputs(), strict=True)
-        for pair in zip(_shape(node), tensor.shape, strict=True)
-    )
-    sizes = {size: number for size, number in pairs if symbols(size) == (size,)}
+        for size, number in zip(_shape(node), tensor.shape, strict=True)
+        if symbols(size) == (size,)
+    }
     shapes = dict.fromkeys(trained, ()) | {name: _shape(node) for name, node in tensors.items()}
     guards, returned = _guards(images), _tensors(output.args[0])
     attributes, kept = _integers(integers, shapes, sizes, guards)
@@ -180,13 +177,12 @@ def _silence():
     """Keep PyTorch from logging what is a result here (a fixed dimension), or an error of ours."""
     names = ["torch.export", "torch._export", "torch._subclasses.fake_tensor"]
     names.append("torch.fx.experimental.symbolic_shapes")
-    loggers = [logging.getLogger(name) for name in names]
-    levels = [logger.level for logger in loggers]
+    levels = {logger: logger.level for logger in map(logging.getLogger, names)}
     try:
-        for logger in loggers:
+        for logger in levels:
             logger.setLevel(logging.CRITICAL)
         with contextlib.redirect_stderr(io.StringIO()):  # where a failed trace is printed, whole
             yield
     finally:
-        for logger, level in zip(loggers, levels, strict=True):
+        for logger, level in levels.items():
             logger.setLevel(level)
