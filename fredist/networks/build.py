@@ -34,14 +34,11 @@ default_cfgs = generate_default_cfgs(
 def build(network, pretrained=False, **timm_kwargs) -> nn.Module:
     """Return a `Network` as a module, freshly initialised; see `Network.build`."""
     variant = f"fredist_{network.model}"
-    config = timm_kwargs.pop("pretrained_cfg", None) or default_cfgs[variant].default
+    timm_kwargs.setdefault("pretrained_cfg", default_cfgs[variant].default)
     if timm_kwargs.get("features_only"):
         timm_kwargs["feature_cfg"] = dict(_BUILDERS[network.model][4])
     timm_kwargs |= {"num_classes": network.num_classes, "in_chans": network.in_chans}
-    construct = partial(_construct, network)
-    return build_model_with_cfg(
-        construct, variant, pretrained, pretrained_cfg=config, **timm_kwargs
-    )
+    return build_model_with_cfg(partial(_construct, network), variant, pretrained, **timm_kwargs)
 
 
 def _construct(network, output_stride=32, **options) -> nn.Module:

@@ -23,9 +23,8 @@ def create(model: str, **kwargs) -> nn.Module:
     options += _FEATURES if kwargs.get("features_only") else ()
     timms = {option: kwargs.pop(option) for option in options if option in kwargs}
     check_options(model, kwargs, _OURS + options)
-    overlay, checkpoint = (
-        timms.pop(n, None) for n in ("pretrained_cfg_overlay", "checkpoint_path")
-    )
+    overlay = timms.pop("pretrained_cfg_overlay", None)
+    checkpoint = timms.pop("checkpoint_path", None)
     config = resolve_pretrained_cfg(f"fredist_{model}", timms.get("pretrained_cfg"), overlay)
     timms["pretrained_cfg"] = config
     if timms.get("pretrained") and not (config.has_weights or config.state_dict):
