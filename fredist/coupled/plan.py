@@ -12,7 +12,7 @@ from .. import templates
 from ..checks import check_integer, closest
 from ..networks import FAMILIES, make_network
 from ..networks.budget import OPTIONS
-from ..networks.network import DEFAULTS, check_alone, check_options
+from ..networks.network import check_alone, check_options
 from . import sources
 from .channels import evaluate, symbols
 from .groups import Group, make_groups
@@ -56,8 +56,7 @@ class Traced:
         if filters is None:
             filters = _solved(units, template, width, vertex, rounding)
         else:
-            asked = {"template": template, "width": width, "vertex": vertex, **rounding}
-            check_alone([what for what, value in asked.items() if value != DEFAULTS[what]])
+            check_alone({"template": template, "width": width, "vertex": vertex, **rounding})
         wished = {}
         for unit, size in zip(units, templates.check_filters(filters, len(units)), strict=True):
             wished |= unit.share(size, rounding.get("round_to"))

@@ -1,6 +1,6 @@
 """A network as a value: described once, solved once, rounded once, and built by one path."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
@@ -110,12 +110,10 @@ def make_network(
     check_choice("vertex", vertex, VERTICES)
     rounding = {"keep_total": check_flag("keep_total", keep_total), "round_to": round_to}
     factor, exact = exact_width(width), {**rounding, "vertex": vertex}
-    asked = {"template": template, "width": factor, "convention": convention, **exact}
-    given = [what for what, value in asked.items() if value != DEFAULTS[what]]
     if filters is not None:
-        check_alone(given)
+        check_alone({"template": template, "width": factor, "convention": convention, **exact})
     elif convention == "published":
-        if unused := [what for what in given if what in exact]:
+        if unused := [what for what, value in exact.items() if value != DEFAULTS[what]]:
             raise ValueError(
                 f"expected convention='published' without {', '.join(unused)}, as the paper ran "
                 "its networks: leave it out, or use convention='equations'"
@@ -137,9 +135,9 @@ def make_network(
     return Network(model, filters, num_classes, in_chans, head)
 
 
-def check_alone(given: Sequence[str]) -> None:
-    """Raise an error that names what is given beside filters of one's own, if anything is."""
-    if given:
+def check_alone(asked: Mapping) -> None:
+    """Raise an error that names what is asked beside filters of one's own, if not the defaults."""
+    if given := [what for what, value in asked.items() if value != DEFAULTS[what]]:
         raise ValueError(
             f"expected either filters or a template and width, got filters and {', '.join(given)}; "
             "redistribute a list of your own first: filters=apply_template(filters, template, "
