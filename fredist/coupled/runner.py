@@ -19,13 +19,12 @@ from .plainly import Plainly
 
 # Names of integers of a module that are no channel counts, whatever their value.
 _NOT_CHANNELS = re.compile(
-    r"stride|padding|dilation|output_padding|groups|num_groups|num_classes|training"
+    r"_.*|stride|padding|dilation|output_padding|groups|num_groups|num_classes|training"
     r"|(?!dim_)(\w+_|n)?heads|(num_|n_?)?head|(n_?)?h"
     r"|(kernel|block|win|window|patch|grid|feat|img|image|input|pool)_size(_\w+)?"
 )
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
-_UNREAD = {"in_channels", "out_channels", "in_features", "out_features", "num_features"}
-_UNREAD |= {"num_channels"}
+_UNREAD = re.compile("(in|out|num)_(channels|features)")
 
 
 class Runner:
@@ -153,10 +152,8 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
         for attribute, held in vars(module).items():
             # Everywhere else an input's size is that of images.
             features = isinstance(module, nn.RNNBase) and attribute == "input_size"
-            other = _NOT_CHANNELS.fullmatch(attribute) and not features
-            if attribute.startswith("_") or other:
-                continue
-            if own and attribute in _UNREAD:
+            unread = own and _UNREAD.fullmatch(attribute)
+            if unread or (_NOT_CHANNELS.fullmatch(attribute) and not features):
                 continue
             listed = type(held) in (list, tuple)
             values = held if listed else [held]
