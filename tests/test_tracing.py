@@ -141,6 +141,14 @@ def test_what_is_cut_as_it_was_joined_keeps_its_boundary(width):
     assert all(row.note == "frozen: joins others to a fixed number" for row in rows[1:])
 
 
+def test_bits_may_be_read_as_other_numbers():
+    def run(net, x):
+        return net.head(net.b(net.a(x).view(torch.int32).view(torch.float32)))
+
+    model = quietly(Net(run, a=conv(3, 8), b=conv(8, 16), head=head(16)), "reverse")
+    assert model.redistribution.filters == (16, 8)
+
+
 @pytest.mark.parametrize("width", [0.5, 2.0])
 def test_entries_are_no_channels(width):
     """The order that a buffer holds, a codebook's entries, and learnt queries."""

@@ -89,6 +89,8 @@ def _attended(*args, **kwargs) -> tuple:
 
 def _closed(tensor: torch.Tensor, *shape) -> tuple:
     """Return a reshape's arguments, without an open dimension that would stay a quotient."""
+    if isinstance(shape[0], torch.dtype):  # the same bits, read as other numbers
+        return tensor, *shape
     sizes = list(shape[0]) if isinstance(shape[0], tuple | list) else list(shape)
     opened = [i for i, size in enumerate(sizes) if isinstance(size, int) and size == -1]
     rest = prod(size for i, size in enumerate(sizes) if i not in opened)
@@ -107,7 +109,7 @@ def _closed(tensor: torch.Tensor, *shape) -> tuple:
 
 
 def _first(sizes) -> torch.SymInt | None:
-    """Return the product of sizes up to the first symbol; None where an open one comes before."""
+    """Return the product of sizes up to the first symbol: negative if an open one comes before."""
     product = 1
     for size in sizes:
         product *= size
