@@ -276,3 +276,16 @@ def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
         words = f"{FAMILIES[model].label} {a.gain:.1f} points after {a.epochs} epochs ({a.n} of "
         words += f"{a.of} seeds) and {b.gain:.1f} after {b.epochs} ({b.n} of {b.of})"
         assert words in said
+
+
+def test_the_readme_says_of_table_2_what_the_shipped_records_do():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    said = next(line for line in text.splitlines() if line.startswith("| Table 2,"))
+    choices = choose("table2", "small", datasets="tiny-imagenet-subset")
+    frame = collect(choices, Store(paths.RESULTS)).query("model == 'vgg19' and template == 'base'")
+    best, last = (frame[frame.quantity == q].iloc[0] for q in ("train_top1_best", "top1_last"))
+    assert f"has {best.value:.2f}% of the training images right at its best epoch" in said
+    assert (
+        f"{last.value:.2f}% of the validation images after the last ({last.n} of {last.of} seeds"
+        in said
+    )
