@@ -265,12 +265,20 @@ def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
 def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
     said = next(line for line in text.splitlines() if line.startswith("| Equal filters"))
-    found = []
+    found, pairs = [], []
     for profile in ("small", "small30"):
         choices = choose("table1", profile, models="vgg19,mobilenet", templates="base,uniform")
-        own = gains(collect(choices, Store(paths.RESULTS)), "top1_last").set_index("model")
+        frame = collect(choices, Store(paths.RESULTS)).query("quantity == 'top1_last'")
+        own = gains(frame, "top1_last").set_index("model")
         found.append(own.assign(epochs=choices.setting().recipe.epochs))
+        seeds = frame.set_index(["model", "template"])["seeds"]
+        both = [(seeds[model, "uniform"], seeds[model, "base"]) for model in choices.models]
+        pairs.append(
+            [own[seed] - base[seed] for own, base in both for seed in choices.setting().seeds]
+        )
     short, long = found
+    smaller = all(0 < late < early for early, late in zip(*pairs, strict=True))
+    assert smaller == ("smaller at every seed, and still there" in said)
     for model in short.index:
         a, b = short.loc[model], long.loc[model]
         words = f"{FAMILIES[model].label} {a.gain:.1f} points after {a.epochs} epochs ({a.n} of "
