@@ -297,3 +297,23 @@ def test_the_readme_says_of_table_2_what_the_shipped_records_do():
         f"{last.value:.2f}% of the validation images after the last ({last.n} of {last.of} seeds"
         in said
     )
+
+
+def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
+    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
+    said = next(line for line in text.splitlines() if line.startswith("| Fewer parameters"))
+    choices = choose("figure2", "small", models="vgg19", widths="1,0.5", seeds=[0])
+    found = gains(collect(choices, Store(paths.RESULTS)), "top1_last").query("width == 0.5")
+    half = found.set_index("template")
+    networks = {(cell.template, cell.width): choices.network(cell) for cell in choices.cells()}
+    base, others = networks["base", 1.0], half.index.drop("base")
+    points = [f"{t.replace('_', '-')} {half.gain[t]:.1f}" for t in others]
+    points[0] += " points"
+    assert f"seed 0: {', '.join(points)}, with" in said
+    for count, words in (
+        (lambda n: n.params, "of its parameters"),
+        (lambda n: n.macs(), "times its MACs"),
+    ):
+        *parts, last = [f"{count(networks[t, 0.5]) / count(base):.2f}" for t in others]
+        assert f"{', '.join(parts)} and {last} {words}" in said
+    assert f"the base itself {half.gain['base']:.1f}" in said
