@@ -32,8 +32,8 @@ SLEEP = """
 import os, time
 from fredist.paths import runs_folder, write_whole
 begun = runs_folder() / "begun"
-write_whole(begun, str(os.getpid()))
-try:
+try:  # the file is there before it is written for good, when the signal may come
+    write_whole(begun, str(os.getpid()))
     time.sleep(60)
 finally:
     begun.unlink()
