@@ -303,7 +303,7 @@ class Store:
         ]
 
     def find(self, job: Run | Measurement, device: str | None = None) -> Record | None:
-        """Return a run's or a measurement's record, of one device if its name or kind is given.
+        """Return a job's record, that of a run on one device if its name or kind is given.
 
         Of a run's alternatives CUDA before CPU, then the oldest, so that a table does not change
         when another is added, and those that moved last; of a measurement the newest.

@@ -37,7 +37,7 @@ class _Identified:
     @cached_property
     def identity(self) -> dict:
         """All that decides the result, as its record has it."""
-        labels = {label.name for label in fields(_Identified)}
+        labels = {one.name for one in fields(self) if not one.compare}
         return json.loads(canonical({k: v for k, v in asdict(self).items() if k not in labels}))
 
     @cached_property

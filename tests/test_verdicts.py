@@ -245,9 +245,14 @@ def test_without_a_base_or_beside_it_alone_there_are_no_contrasts():
         assert (len(found), list(found)) == (0, list(contrasts(frame)))
 
 
-def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
+def readme(start):
+    """Return the README's line that begins so."""
     text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    said = next(line for line in text.splitlines() if line.startswith("| Equal budgets"))
+    return next(line for line in text.splitlines() if line.startswith(start))
+
+
+def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
+    said = readme("| Equal budgets")
     choices = choose("budget", "small", datasets="cifar10")
     found = contrasts(collect(choices, Store(paths.RESULTS))).query("n >= 5")
     assert len(found) >= 4
@@ -263,8 +268,7 @@ def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
 
 
 def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    said = next(line for line in text.splitlines() if line.startswith("| Equal filters"))
+    said = readme("| Equal filters")
     found, pairs = [], []
     for profile in ("small", "small30"):
         choices = choose("table1", profile, models="vgg19,mobilenet", templates="base,uniform")
@@ -287,8 +291,7 @@ def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
 
 
 def test_the_readme_says_of_table_2_what_the_shipped_records_do():
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    said = next(line for line in text.splitlines() if line.startswith("| Table 2,"))
+    said = readme("| Table 2,")
     choices = choose("table2", "small", datasets="tiny-imagenet-subset")
     frame = collect(choices, Store(paths.RESULTS)).query("model == 'vgg19' and template == 'base'")
     best, last = (frame[frame.quantity == q].iloc[0] for q in ("train_top1_best", "top1_last"))
@@ -300,8 +303,7 @@ def test_the_readme_says_of_table_2_what_the_shipped_records_do():
 
 
 def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    said = next(line for line in text.splitlines() if line.startswith("| Fewer parameters"))
+    said = readme("| Fewer parameters")
     choices = choose("figure2", "small", models="vgg19", widths="1,0.5", seeds=[0])
     found = gains(collect(choices, Store(paths.RESULTS)), "top1_last").query("width == 0.5")
     half = found.set_index("template")
