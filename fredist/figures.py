@@ -30,7 +30,7 @@ COSTS = {
     },
     "time": {
         "time_synchronised_64_ms": "Inference time of a batch of 64, synchronised (ms)",
-        "time_synchronised_1_ms": "Inference time of one image (ms)",
+        "time_synchronised_16_ms": "Inference time of a batch of 16, synchronised (ms)",
     },
 }
 _ON_CPU = re.compile(r", \d+ threads?$")  # how a frame names a CPU that was measured

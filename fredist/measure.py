@@ -18,16 +18,12 @@ from .checks import check_choices
 from .device import choose_device, device_name, empty_cache, numerics, synchronize, thread_count
 from .networks import Network
 from .recipes import Recipe
-from .runs import COMPUTED, Measurement
+from .runs import COMPUTED, METHODS, Measurement
 
 if TYPE_CHECKING:
     from .paper import Choices
 
-# Quantity, method and batch: "code" are the author's own, 64 is the captions'.
-_PEAKS = (("memory", "inference", 64), ("memory", "training", 64))
-_TIMES = (("time", "code", 16), ("time", "synchronised", 16), ("time", "synchronised", 64))
-_ON_CUDA = (("memory", "code", 2), *_PEAKS, *_TIMES)
-_ON_CPU = (*_PEAKS, ("time", "synchronised", 1))  # larger batches would take hours
+_LARGEST = 16  # batch that a CPU times: of 64 images, Figure 4's networks would take an hour
 _TEST_IMAGES = 10_000  # of CIFAR and Tiny-ImageNet alike
 
 
@@ -37,7 +33,7 @@ def wanted(
     """Return the measurements of a network that belong on a device (Table 3, Figures 3 and 4).
 
     On CUDA memory and time in the author's own way ("code") and as the captions have it; on a CPU
-    computed memory and the time of one image. `quantities` are "memory" and "time"; the labels
+    computed memory and the time of 16 images. `quantities` are "memory" and "time"; the labels
     `template`, `width` and `convention` only say how the network was asked for.
 
     Examples
@@ -45,14 +41,15 @@ def wanted(
     >>> from fredist.networks import make_network
     >>> found = wanted(make_network("vgg19"), device="cpu")
     >>> [(one.quantity, one.method, one.batch, one.device == "computed") for one in found[1:]]
-    [('memory', 'training', 64, True), ('time', 'synchronised', 1, False)]
+    [('memory', 'training', 64, True), ('time', 'synchronised', 16, False)]
     """
     device = choose_device(device)
-    quantities = check_choices("quantity", quantities, ("memory", "time"))
     return [
-        Measurement(network, image_size, quantity, *how, *_place(device, quantity), **labels)
-        for quantity, *how in (_ON_CUDA if device.type == "cuda" else _ON_CPU)
-        if quantity in quantities
+        Measurement(network, image_size, what, method, n, *_place(device, what), **labels)
+        for what in check_choices("quantity", quantities, ("memory", "time"))
+        for method, batches in METHODS[what].items()
+        for n in batches
+        if device.type == "cuda" or (method != "code" and (what == "memory" or n <= _LARGEST))
     ]
 
 

@@ -12,7 +12,7 @@ import pandas as pd
 from .paper import Cell, Choices
 from .printed import published
 from .records import Place, Record, Store
-from .runs import MEASUREMENT_VERSION, canonical
+from .runs import MEASUREMENT_VERSION, METHODS, canonical
 
 KEYS = ["dataset", "model", "template", "width", "like"]
 COLUMNS = [
@@ -144,7 +144,6 @@ def _records(choices: Choices, store: Store, said: list[str]) -> dict[tuple[Cell
     return found[chosen]
 
 
-MEMORY_BATCHES = {"code": 2, "inference": 64, "training": 64}  # the code's own, the captions'
 _PEAKS = {
     "allocated_peak_bytes": "memory_{method}_allocated_gb",
     "reserved_peak_bytes": "memory_{method}_reserved_gb",
@@ -215,7 +214,7 @@ def _places(
         it = record.identity
         if it["quantity"] != quantity or it["version"] != MEASUREMENT_VERSION:
             continue
-        if quantity == "memory" and it["batch"] != MEMORY_BATCHES[it["method"]]:
+        if it["batch"] not in METHODS[quantity][it["method"]]:
             continue
         for cell in wanted.get(canonical([it["network"], it["image_size"]]), ()):
             places.setdefault(record.place, {})[cell, it["method"], it["batch"]] = record

@@ -15,11 +15,12 @@ from .templates import exact_width
 RECIPE_VERSION = 3  # raised when the same recipe comes to mean another computation
 MEASUREMENT_VERSION = 2
 COMPUTED = "computed"  # in place of a device: memory that is computed, not measured
-# What is measured and how. "code" is the author's own way, whatever the captions say.
+# What is measured, how, and of how many images: "code" is the author's own way, whatever the
+# captions say; 64 is theirs. Speeds are of a recipe's batch.
 METHODS = {
-    "memory": ("code", "inference", "training"),
-    "time": ("code", "synchronised"),
-    "speed": ("training", "evaluation"),
+    "memory": {"code": (2,), "inference": (64,), "training": (64,)},
+    "time": {"code": (16,), "synchronised": (16, 64)},
+    "speed": {"training": (), "evaluation": ()},
 }
 
 

@@ -186,13 +186,13 @@ class TestCurves:
     def test_a_cpus_times_are_withheld_where_they_order_nothing(self, smoke):
         choices = choose("figure4", "smoke", models="vgg19", datasets="cifar10")
         for i, network in enumerate(networks(choices)):
-            measured(network, smoke, "synchronised", 1, timed(10.0 + i / 10, 0.2), CPU, day=-1)
+            measured(network, smoke, "synchronised", 16, timed(10.0 + i / 10, 0.2), CPU, day=-1)
         figure = curves(smoke, "time", "figure4")
         assert "not drawn: most times\nat a width overlap" in words(figure)
         assert not figure.axes[0].lines
         check_layout(figure)
         for i, network in enumerate(networks(choices)):
-            measured(network, smoke, "synchronised", 1, timed(10.0 * (i + 1), 0.01), CPU)
+            measured(network, smoke, "synchronised", 16, timed(10.0 * (i + 1), 0.01), CPU)
         figure = curves(smoke, "time", "figure4")
         assert len(line(figure.axes[0], "base")) == 3
         assert any(f"{CPU}, 2 threads" in one for one in words(figure))

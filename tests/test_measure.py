@@ -91,14 +91,14 @@ def test_computed_memory_is_that_of_a_real_step():
     assert measure(asked, "cpu") == {"tensor_peak_bytes": pytest.approx(real, rel=0.002)}
 
 
-def test_wanted_on_a_cpu_is_computed_memory_and_the_time_of_one_image():
+def test_wanted_on_a_cpu_is_computed_memory_and_the_time_of_16_images():
     network = make_network("vgg19", "reverse", 0.1)
     found = wanted(network, device="cpu", template="reverse", width=0.1, convention="equations")
     shown = [(m.quantity, m.method, m.batch, m.device == COMPUTED, m.threads) for m in found]
     assert shown == [
         ("memory", "inference", 64, True, None),
         ("memory", "training", 64, True, None),
-        ("time", "synchronised", 1, False, 1),
+        ("time", "synchronised", 16, False, 1),
     ]
     assert {(m.template, m.width, m.convention) for m in found} == {("reverse", 0.1, "equations")}
     assert [m.id for m in found] == [m.id for m in wanted(network, device="cpu")]  # only labels
@@ -152,7 +152,7 @@ def test_no_time_is_below_the_bound_of_the_rate_measured():
     assert min(found["repeats"], found["copy_gbs"], found["bound_ms"]) > 0
     assert found["bound_ms"] <= found["min_ms"] <= found["median_ms"] <= found["max_ms"]
     assert found["macs"] == asked.network.macs(32)
-    assert found["bound_ms"] == pytest.approx(2 * found["macs"] / found["tflops"] / 1e9)
+    assert found["bound_ms"] == pytest.approx(2 * 16 * found["macs"] / found["tflops"] / 1e9)
     # It is the products that are fast enough, not the network that had to be taken for one.
     assert found["tflops"] == pytest.approx(module._rates(CPU)[0])
 
@@ -161,7 +161,7 @@ def test_where_a_network_is_faster_than_the_products_its_own_rate_is_the_best(mo
     monkeypatch.setattr(module, "_rates", lambda device: (1e-9, 1.0))
     found = measure(timed(), "cpu")
     assert found["bound_ms"] == found["min_ms"]
-    assert found["tflops"] == pytest.approx(2 * found["macs"] / found["min_ms"] / 1e9)
+    assert found["tflops"] == pytest.approx(2 * 16 * found["macs"] / found["min_ms"] / 1e9)
 
 
 def test_settings_and_random_state_of_others_neither_count_nor_change():

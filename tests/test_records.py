@@ -161,7 +161,7 @@ def test_cuda_goes_before_cpu_then_the_oldest(tiny, written):
 
 def measurement():
     network = choose("table3", "smoke").network(choose("table3", "smoke").cells()[0])
-    return Measurement(network, 32, "time", "synchronised", 1, "a device", 1, "2.15")
+    return Measurement(network, 32, "time", "synchronised", 16, "a device", 1, "2.15")
 
 
 def test_of_a_measurement_the_newest_counts_unless_its_clock_was_ahead(own_runs):

@@ -171,12 +171,12 @@ def test_published_costs_stand_beside_what_was_taken_in_the_same_way(tmp_path):
 def test_computed_memory_and_a_cpus_times_are_called_so(tmp_path):
     for network in networks(choose("table3", "paper", models="vgg19")):
         measured(network, tmp_path, "training", 64, {"tensor_peak_bytes": 1e9}, COMPUTED)
-        measured(network, tmp_path, "synchronised", 1, timed(30.0), CPU)
+        measured(network, tmp_path, "synchronised", 16, timed(30.0), CPU)
     (_, memory, time), *_ = made("table3", "paper", tmp_path, models="vgg19")
     assert memory.grid.index.unique(1).tolist() == ["published", "training, computed"]
     assert memory.note.startswith("Computed, not measured")
     assert "Nothing here was taken as the published numbers were" in memory.note
-    assert time.grid.index.unique(1).tolist() == ["published", "synchronised, 1", "bound, 1"]
+    assert time.grid.index.unique(1).tolist() == ["published", "synchronised, 16", "bound, 16"]
     assert f"Measured on {CPU}, 2 threads." in time.note
 
 

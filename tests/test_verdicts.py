@@ -80,7 +80,7 @@ def test_what_is_never_reached_is_said_in_words():
     ("kind", "quantity", "decides"),
     [
         ("measured", "memory_code_gb", True),
-        ("measured", "time_synchronised_1_ms", False),
+        ("measured", "time_synchronised_16_ms", False),
         ("computed", "memory_training_tensors_gb", False),
         ("counted", "params_millions", True),
     ],
