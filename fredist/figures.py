@@ -116,8 +116,9 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
     """Return Figure 2, 3 or 4: accuracy against parameters, memory or time, as `cost` says.
 
     A row of panels for each data set, a column for each model. A template's points are joined in
-    the order of their cost; bars go from the smallest to the largest over seeds; grey points are
-    at chance; dashed lines cross at the unmodified model. What is missing, or noise, is said.
+    the order of their cost; bars go from the smallest to the largest over seeds, of a time from
+    quartile to quartile of its repeats; grey points are at chance; dashed lines cross at the
+    unmodified model. What is missing, or noise, is said.
 
     Examples
     --------
@@ -163,9 +164,9 @@ def _draw(axis: Axes, part: pd.DataFrame) -> None:
         _say(axis, missing or "not drawn: most times\nat a width overlap")
         return
     _plot(axis, shown, "x", "value")
-    bars = shown[shown["n"] > 1]
-    colors = [TEMPLATE_LOOKS[template]["color"] for template in bars["template"]]
-    axis.vlines(bars["x"], bars["low"], bars["high"], colors, linewidth=0.8)
+    colors = [TEMPLATE_LOOKS[template]["color"] for template in shown["template"]]
+    axis.vlines(shown["x"], shown["low"], shown["high"], colors, linewidth=0.8)
+    axis.hlines(shown["value"], shown["x_low"], shown["x_high"], colors, linewidth=0.8)
     _plot(axis, shown[shown["value"] < shown["chance"]], "x", "value", **_GREY)
     for row in shown.query("template == 'base' and width == 1.0").itertuples():
         axis.axvline(row.x, **_DASHED)
@@ -266,7 +267,7 @@ def epochs(choices: Choices, history: pd.DataFrame) -> Figure:
 
 
 def _is_noise(shown: pd.DataFrame) -> bool:
-    """Return whether a CPU's times order nothing: of most pairs at a width, the ranges overlap.
+    """Return whether a CPU's times order nothing: of most pairs at a width, the quartiles overlap.
 
     On CUDA equal times are results: small networks wait for their launches.
     """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache, partial
 from math import inf
-from statistics import mean, median
+from statistics import mean, quantiles
 from traceback import clear_frames
 from typing import TYPE_CHECKING
 
@@ -199,8 +199,9 @@ def _times(model: nn.Module, images: torch.Tensor, method: str, device) -> dict[
     model, labels = model.to(device).eval(), torch.zeros(len(images), dtype=torch.long)
     if method == "synchronised":
         times = passes_ms(partial(model, images.to(device)), device)
-        spread = {"median_ms": median(times), "min_ms": min(times), "max_ms": max(times)}
-        return spread | {"repeats": len(times)}
+        lower, middle, upper = quantiles(times, method="inclusive")
+        found = {"lower_quartile_ms": lower, "median_ms": middle, "upper_quartile_ms": upper}
+        return found | {"min_ms": min(times), "max_ms": max(times), "repeats": len(times)}
     batches, times = -(-_TEST_IMAGES // len(images)), []
     synchronize(device)
     for _ in range(1 + batches):

@@ -189,8 +189,7 @@ def _measured(choices: Choices, quantity: str, store: Store, said: list[str]) ->
             cell,
             name.format(method=method, batch=batch),
             record.results[key] / (1e9 if name.endswith("gb") else 1),
-            low=record.results.get("min_ms", math.nan) if key == "median_ms" else math.nan,
-            high=record.results.get("max_ms", math.nan) if key == "median_ms" else math.nan,
+            **_quartiles(record.results, key),
             kind="computed" if own.computed else "measured",
             device=str(own),
             sources=record.path.name,
@@ -199,6 +198,13 @@ def _measured(choices: Choices, quantity: str, store: Store, said: list[str]) ->
         for key, name in _MEASURED[quantity, method].items()
         if key in record.results
     ]
+
+
+def _quartiles(found: dict[str, float], key: str) -> dict[str, float]:
+    """Return a median's range; nothing else that is measured has one."""
+    sides = {"low": "lower_quartile_ms", "high": "upper_quartile_ms"}
+    own = found if key == "median_ms" else {}
+    return {end: own.get(name, math.nan) for end, name in sides.items()}
 
 
 def _places(

@@ -42,8 +42,8 @@ _MEMORY = (
 )
 _TIME = (
     "Inference time in ms per batch of 32x32 images: the code's way is the mean over a test set, "
-    "by an unsynchronised clock; synchronised times are medians [min–max]; the bound is the MACs' "
-    "time at the device's fastest rate; what was not measured has no row",
+    "by an unsynchronised clock; synchronised times are medians [quartiles]; the bound is the "
+    "MACs' time at the device's fastest rate; what was not measured has no row",
     "Open: the captions say a batch of 64, the author's code times batches of 16. On the paper's "
     "Titan X Pascal (11 TFLOPS) ResNet-50 reverse would need 190 ms at 64, or over 100 with the "
     "fewest multiplications that its 3x3 convolutions can do with: not all printed times are "

@@ -48,8 +48,8 @@ def measured(
 
 
 def timed(median, spread=0.1):
-    """Return the results of a synchronised time in ms, its repeats that far around it."""
-    ends = {"min_ms": median * (1 - spread), "max_ms": median * (1 + spread)}
+    """Return the results of a synchronised time in ms, half of its repeats that far around it."""
+    ends = {"lower_quartile_ms": median * (1 - spread), "upper_quartile_ms": median * (1 + spread)}
     return {"median_ms": median, **ends, "repeats": 10, "bound_ms": median / 2}
 
 
