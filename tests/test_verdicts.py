@@ -319,3 +319,18 @@ def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
         *parts, last = [f"{count(networks[t, 0.5]) / count(base):.2f}" for t in others]
         assert f"{', '.join(parts)} and {last} {words}" in said
     assert f"the base itself {half.gain['base']:.1f}" in said
+
+
+def test_the_readme_says_of_time_what_the_shipped_records_do():
+    said, keys = readme("| No more time"), ["model", "template", "width"]
+    choices = choose("figure4", "small", datasets="cifar10", seeds=[0])
+    frame = collect(choices, Store(paths.RESULTS))
+    times = frame[frame["quantity"] == "time_synchronised_16_ms"].set_index(keys)["value"]
+    found = gains(frame, "top1_last").query("n > 0").set_index(keys)
+    own = [times[key] / times[key[0], "base", 1.0] for key in found.index]
+    fast = found.assign(time=own).query("time <= 1")
+    assert (fast["gain"].max() < 0) == ("not here" in said)
+    model, template, width = nearest = fast["gain"].idxmax()
+    words = f"{FAMILIES[model].label}'s {template.replace('_', '-')} at width {width:g}"
+    gain, time = fast.loc[nearest, ["gain", "time"]]
+    assert f"the nearest is {words}, {gain:.1f} points in {time:.2f} of the time" in said
