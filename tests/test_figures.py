@@ -195,6 +195,8 @@ class TestCurves:
             measured(network, smoke, "synchronised", 16, timed(10.0 * (i + 1), 0.01), CPU)
         figure = curves(smoke, "time", "figure4")
         assert len(line(figure.axes[0], "base")) == 3
+        bars = [bar for bars in figure.axes[0].collections for bar in bars.get_segments()]
+        assert (9.9, 10.1) in [tuple(bar[:, 0].round(2)) for bar in bars]  # of the first network
         assert any(f"{CPU}, 2 threads" in one for one in words(figure))
 
     def test_equal_times_on_cuda_are_a_result(self, smoke):
