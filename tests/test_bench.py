@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 
+from benchmarks import operators
 from fredist import paths
 from fredist.device import describe, device_name, thread_count
 from fredist.paper import choose
@@ -56,3 +57,21 @@ def test_speeds_of_another_precision_are_not_shown(own_runs):
         said[profile] = done.stdout + done.stderr
     assert "9.90 times the usual script" in said["quick"]
     assert "nothing has been measured" in said["paper"]
+
+
+@pytest.mark.slow
+def test_a_steps_time_is_all_of_its_operators():
+    [run] = choose(
+        "table1", "smoke", models="mobilenet", templates="base", datasets="cifar10"
+    ).runs()
+    found = operators.table(run, CPU, steps=1)
+    assert found.columns.tolist() == [
+        "float32, contiguous", "float32, channels last",
+        "bfloat16, contiguous", "bfloat16, channels last",
+    ]  # fmt: skip
+    *rows, last = found.index
+    assert (last, rows[-1]) == ("sum", "others")
+    assert found.loc[rows].sum().tolist() == pytest.approx(found.loc["sum"].tolist())
+    large = (found.loc[rows[:-1]] > 0.03 * found.loc["sum"]).any(axis=1)
+    assert large.all()
+    assert {"aten::convolution_backward", "aten::native_batch_norm"} <= {*rows}
