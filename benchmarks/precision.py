@@ -1,21 +1,44 @@
 """What the precision of the studies costs in accuracy: bfloat16 against float32, by seed.
 
 `python -m benchmarks.precision` shows what has records, `--train` trains what has none: `small`'s
-runs on CIFAR-10 once as they are, and once in float32, with nothing else changed.
+runs on CIFAR-10 once in each precision, with nothing else changed.
 """
 
 import argparse
 from dataclasses import replace
 
+import pandas as pd
+
 from fredist.jobs import make
-from fredist.paper import choose
+from fredist.paper import Cell, Choices, choose
 from fredist.recipes import CHOICES
 from fredist.records import Store
+from fredist.runs import Run
 from fredist.verdicts import decide
+
+PRECISIONS = CHOICES["precision"]  # float32 first
+
+
+def runs(choices: Choices, cell: Cell) -> dict[tuple[str, int], Run]:
+    """Return a network's runs by precision and seed."""
+    found = {}
+    for seed in choices.seeds:
+        run = choices.run(cell, seed)
+        for precision in PRECISIONS:
+            recipe = replace(run.recipe, precision=precision)
+            found[precision, seed] = replace(run, recipe=recipe)
+    return found
+
+
+def accuracies(choices: Choices, cell: Cell, store: Store) -> pd.DataFrame:
+    """Return accuracies after the last epoch, of the seeds that have a record of each precision."""
+    found = {key: store.find(run) for key, run in runs(choices, cell).items()}
+    values = {key: record.results["top1_last"] for key, record in found.items() if record}
+    return pd.Series(values).unstack(0).reindex(columns=PRECISIONS).dropna()
 
 
 def main():
-    """Print the accuracies after the last epoch, and whether they differ."""
+    """Print the accuracies, and whether they differ."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", default="vgg19")
     parser.add_argument("--templates", default="base,uniform")
@@ -24,27 +47,16 @@ def main():
     asked = vars(parser.parse_args())
     train = asked.pop("train")
     choices = choose("table1", "small", datasets="cifar10", **asked)
-    runs = {
-        (cell, precision, seed): replace(run, recipe=replace(run.recipe, precision=precision))
-        for cell in choices.cells()
-        for seed in choices.seeds
-        for run in [choices.run(cell, seed)]
-        for precision in CHOICES["precision"]
-    }
     if train:
-        print(make(runs.values(), how="python -m benchmarks.precision --train"))
+        wanted = [run for cell in choices.cells() for run in runs(choices, cell).values()]
+        print(make(wanted, how="python -m benchmarks.precision --train"))
     store = Store()
     for cell in choices.cells():
-        found = {precision: {} for precision in CHOICES["precision"]}
-        for (of, precision, seed), run in runs.items():
-            record = store.find(run) if of == cell else None
-            if record:
-                found[precision][seed] = record.results["top1_last"]
-        both = sorted(set.intersection(*map(set, found.values())))
-        print(f"\n{cell.model} {cell.template}, {len(both)} of {len(choices.seeds)} seeds", found)
-        if both:
-            pairs = {name: {seed: own[seed] for seed in both} for name, own in found.items()}
-            print(decide(pairs, base="float32").round(4).to_string())
+        found = accuracies(choices, cell, store)
+        print(f"\n{cell.model} {cell.template}: {len(found)} of {len(choices.seeds)} seeds")
+        if len(found):
+            print(found.rename_axis("seed").to_string())
+            print(decide(found, base=PRECISIONS[0]).round(4).to_string())
 
 
 if __name__ == "__main__":

@@ -164,23 +164,24 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
 
 
 def decide(
-    accuracies: Mapping[str, Sequence[float] | Mapping[int, float]], base: str = "base"
+    accuracies: Mapping[str, Sequence[float] | Mapping[int, float]] | pd.DataFrame,
+    base: str = "base",
 ) -> pd.DataFrame:
     """Return whether templates gain over the original, by accuracies of your own trainings.
 
     The test is that of `contrasts`. Each has one accuracy for each seed, by seed as in `seeds` of
-    `results.collect`, or all the same seeds in the same order, at a cost that you hold equal
-    (`redistribute` with `like="macs"`); nan is one that a training did not give, whose pairs are
-    left out. Holm's correction is over the templates given; with fewer than five pairs nothing is
-    decided. A gain says that the original's filters are in the wrong layers, for these data and
-    this length of training.
+    `results.collect`, or all the same seeds in the same order, or they are the columns of a frame,
+    a row for each seed; at a cost that you hold equal (`redistribute` with `like="macs"`). nan is
+    one that a training did not give, whose pairs are left out. Holm's correction is over the
+    templates given; with fewer than five pairs nothing is decided. A gain says that the original's
+    filters are in the wrong layers, for these data and this length of training.
 
     Raises
     ------
     ValueError
-        If there is no base, nothing beside it, or accuracies of other seeds.
+        If there is no base, nothing beside it, accuracies of other seeds, or two of one.
     TypeError
-        If the accuracies are no mapping, or one's are words.
+        If the accuracies are no mapping and no frame, or one's are words.
 
     Examples
     --------
@@ -188,11 +189,12 @@ def decide(
     >>> decide(own)[["n", "gain", "verdict"]].to_dict("index")
     {'uniform': {'n': 5, 'gain': 0.88, 'verdict': 'gains, at this scale'}}
     """
-    if not isinstance(accuracies, Mapping):
+    if not isinstance(accuracies, Mapping | pd.DataFrame):
         raise TypeError(f"expected accuracies by template's name, got {accuracies!r}")
     values = {name: _by_seed(name, own) for name, own in accuracies.items()}
     if base not in values or len(values) < 2:
-        raise ValueError(f"expected {base!r} and templates beside it, got {', '.join(values)}")
+        names = ", ".join(map(str, values))
+        raise ValueError(f"expected {base!r} and templates beside it, got {names}")
     seeds = {name: sorted(own, key=str) for name, own in values.items()}
     if any(own != seeds[base] for own in seeds.values()) or not seeds[base]:
         raise ValueError(f"expected an accuracy of each for each of the same seeds, got {seeds}")
@@ -207,8 +209,11 @@ def decide(
 def _by_seed(name: str, own: Sequence[float] | Mapping[int, float]) -> dict[int, float]:
     if isinstance(own, str):
         raise TypeError(f"expected numbers as the accuracies of {name}, got {own!r}")
-    pairs = own.items() if isinstance(own, Mapping | pd.Series) else enumerate(own)
-    return {seed: float(accuracy) for seed, accuracy in pairs}
+    pairs = list(own.items() if isinstance(own, Mapping | pd.Series) else enumerate(own))
+    found = {seed: float(accuracy) for seed, accuracy in pairs}
+    if len(found) < len(pairs):
+        raise ValueError(f"expected one accuracy of {name} for each seed, got {pairs}")
+    return found
 
 
 def _tested(own: Mapping, base: Mapping, of: int = 0) -> dict[str, float]:

@@ -193,6 +193,8 @@ def test_copies_of_one_training_decide_nothing():
         ({"base": {0: 81.0, 1: 82.0}, "uniform": {1: 81.0, 2: 82.0}}, "the same seeds"),
         ({"base": "81", "uniform": "82"}, "numbers as the accuracies of base, got '81'"),
         ([1.0], "accuracies by template's name"),
+        ({0: [1.0], 1: [2.0]}, "expected 'base' and templates beside it, got 0, 1"),
+        (pd.DataFrame({"base": [1.0, 2], "a": [2.0, 3]}, [7, 7]), "one accuracy of base for each"),
     ],
 )
 def test_accuracies_that_make_no_pairs_are_an_error(given, words):
@@ -206,6 +208,7 @@ def test_accuracies_by_seed_are_paired_by_seed():
     turned = dict(sorted(own.items(), reverse=True))
     for one in (own, turned, pd.Series(turned)):
         assert fredist.decide({"base": base, "uniform": one}).equals(listed)
+    assert fredist.decide(pd.DataFrame({"uniform": turned, "base": base})).equals(listed)
 
 
 def test_a_contrast_of_fewer_than_five_seeds_decides_nothing():
