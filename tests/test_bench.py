@@ -6,12 +6,13 @@ import sys
 import pytest
 import torch
 
-from benchmarks import operators
+from benchmarks import operators, precision
 from fredist import paths
 from fredist.device import describe, device_name, thread_count
 from fredist.paper import choose
 from fredist.records import Store, write_record
 from fredist.runs import Measurement
+from fredist.verdicts import decide
 
 CPU = torch.device("cpu")
 
@@ -75,3 +76,19 @@ def test_a_steps_time_is_all_of_its_operators():
     large = (found.loc[rows[:-1]] > 0.03 * found.loc["sum"]).any(axis=1)
     assert large.all()
     assert {"aten::convolution_backward", "aten::native_batch_norm"} <= {*rows}
+
+
+def test_the_docs_say_of_bfloat16_what_the_shipped_records_do():
+    docs = (paths.ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    how = {"datasets": "cifar10", "models": "vgg19", "templates": "base", "seeds": range(5)}
+    choices = choose("table1", "small", **how)
+    [cell] = choices.cells()
+    found = precision.accuracies(choices, cell, Store(paths.RESULTS))
+    for name in precision.PRECISIONS:
+        row = " | ".join(f"{accuracy:.2f}" for accuracy in found[name])
+        assert f"| {name} | {row} |\n" in docs
+    verdict = decide(found, base="float32").loc["bfloat16"]
+    words = f"bfloat16 is {-verdict.gain:.2f} points lower, with a 95% interval from "
+    words += f"{-verdict.low:.2f} lower to {verdict.high:.2f} higher (p {verdict.p:.2f})"
+    assert words in docs
+    assert ("no difference is shown" in docs) == verdict.verdict.endswith("no difference shown")
