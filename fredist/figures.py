@@ -164,9 +164,13 @@ def _draw(axis: Axes, part: pd.DataFrame) -> None:
         _say(axis, missing or "not drawn: most times\nat a width overlap")
         return
     _plot(axis, shown, "x", "value")
-    colors = [TEMPLATE_LOOKS[template]["color"] for template in shown["template"]]
-    axis.vlines(shown["x"], shown["low"], shown["high"], colors, linewidth=0.8)
-    axis.hlines(shown["value"], shown["x_low"], shown["x_high"], colors, linewidth=0.8)
+    color = shown["template"].map(lambda template: TEMPLATE_LOOKS[template]["color"])
+    for bars, at, low, high in (
+        (axis.vlines, "x", "low", "high"),
+        (axis.hlines, "value", "x_low", "x_high"),
+    ):
+        part = shown[shown[low] < shown[high]]
+        bars(part[at], part[low], part[high], [*color[part.index]], linewidth=0.8)
     _plot(axis, shown[shown["value"] < shown["chance"]], "x", "value", **_GREY)
     for row in shown.query("template == 'base' and width == 1.0").itertuples():
         axis.axvline(row.x, **_DASHED)
