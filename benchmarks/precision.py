@@ -32,9 +32,11 @@ def runs(choices: Choices, cell: Cell) -> dict[tuple[str, int], Run]:
 
 def accuracies(choices: Choices, cell: Cell, store: Store) -> pd.DataFrame:
     """Return accuracies after the last epoch, of the seeds that have a record of each precision."""
-    found = {key: store.find(run) for key, run in runs(choices, cell).items()}
-    values = {key: record.results["top1_last"] for key, record in found.items() if record}
-    return pd.Series(values).unstack(0).reindex(columns=PRECISIONS).dropna()
+    found = {precision: {} for precision in PRECISIONS}
+    for (precision, seed), run in runs(choices, cell).items():
+        if record := store.find(run):
+            found[precision][seed] = record.results["top1_last"]
+    return pd.DataFrame(found).dropna().sort_index()
 
 
 def main():

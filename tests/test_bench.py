@@ -83,6 +83,7 @@ def test_the_docs_say_of_bfloat16_what_the_shipped_records_do():
     how = {"datasets": "cifar10", "models": "vgg19", "templates": "base", "seeds": range(5)}
     choices = choose("table1", "small", **how)
     [cell] = choices.cells()
+    assert precision.accuracies(choices, cell, Store([])).empty
     found = precision.accuracies(choices, cell, Store(paths.RESULTS))
     for name in precision.PRECISIONS:
         row = " | ".join(f"{accuracy:.2f}" for accuracy in found[name])
