@@ -16,7 +16,7 @@ from .data import DATASETS
 from .networks import FAMILIES
 from .paper import Choices
 from .report import LIKE, write_all
-from .results import KEYS
+from .results import KEYS, gains
 from .runs import COMPUTED
 from .style import COLUMN_WIDTH, SMALL, TEMPLATE_LOOKS, TEXT_WIDTH, Picture, applied, as_bytes
 from .tables import TEMPLATE_LABELS
@@ -110,6 +110,28 @@ def points(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
     costs = ours[ours["quantity"] == quantity].rename(columns=names)[[*KEYS, *names.values()]]
     accuracies = ours[ours["quantity"] == "top1_last"].assign(quantity=quantity)
     return accuracies.merge(costs, how="left", on=KEYS)
+
+
+def beside_original(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
+    """Return what each network gains over the base at width 1.0, and the part of its cost it takes.
+
+    Only networks of which a seed has been trained that the base has, too: `gain` in points, `n` and
+    `of` as in `results.gains`, and a column named as the cost.
+
+    Examples
+    --------
+    >>> from fredist import paper, results
+    >>> chosen = paper.choose("figure2", "smoke", datasets="cifar10", models="vgg19")
+    >>> found = beside_original(results.collect(chosen), "parameters").query("template == 'base'")
+    >>> found["parameters"].round(2).tolist()
+    [0.25, 0.07]
+    """
+    costs = points(frame, cost)[[*KEYS, "x"]]
+    base = costs.query("template == 'base' and width == 1.0").drop(columns=["template", "width"])
+    found = gains(frame, "top1_last").query("n > 0").merge(costs, on=KEYS)
+    found = found.merge(base, on=["dataset", "model", "like"], suffixes=["", "_base"])
+    found[cost] = found["x"] / found["x_base"]
+    return found.set_index(["dataset", "model", "template", "width"])[["gain", "n", "of", cost]]
 
 
 def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:

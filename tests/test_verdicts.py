@@ -9,7 +9,7 @@ import pytest
 from scipy import stats
 
 import fredist
-from fredist import paths
+from fredist import figures, paths
 from fredist.networks import FAMILIES
 from fredist.paper import choose
 from fredist.records import Store
@@ -325,18 +325,14 @@ def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
 
 
 def test_the_readme_says_of_memory_and_time_what_the_shipped_records_do():
-    said, keys, parts = readme("| No more memory or time"), ["model", "template", "width"], []
-    costs = {"memory": "memory_training_tensors_gb", "time": "time_synchronised_16_ms"}
-    for (what, quantity), figure in zip(costs.items(), ("figure3", "figure4"), strict=True):
+    said, parts = readme("| No more memory or time"), []
+    for figure, what in (("figure3", "memory"), ("figure4", "time")):
         choices = choose(figure, "small", datasets="cifar10", seeds=[0])
-        frame = collect(choices, Store(paths.RESULTS))
-        cost = frame[frame["quantity"] == quantity].set_index(keys)["value"]
-        found = gains(frame, "top1_last").query("n > 0").set_index(keys)
-        found["part"] = [cost[key] / cost[key[0], "base", 1.0] for key in found.index]
-        small = found.query("part <= 1")
+        found = figures.beside_original(collect(choices, Store(paths.RESULTS)), what)
+        small = found[found[what] <= 1]
         assert (small["gain"].max() < 0) == ("not here" in said)
-        model, template, width = nearest = small["gain"].idxmax()
+        _, model, template, width = nearest = small["gain"].idxmax()
         words = f"{FAMILIES[model].label}'s {template.replace('_', '-')} at width {width:g}"
         assert f"the nearest is {words}, {small.gain[nearest]:.1f} points in " in said
-        parts.append(f"{small.part[nearest]:.2f} of the {what}")
+        parts.append(f"{small.loc[nearest, what]:.2f} of the {what}")
     assert " and ".join(parts) in said
