@@ -54,7 +54,7 @@ def _norm(func, *args, **kwargs) -> list[torch.Tensor]:
     """Return a norm's tensors, its input first, once their sizes are one."""
     asked = inspect.signature(func).bind(*args, **kwargs).arguments
     found = [asked[name] for name in _OF_CHANNELS if asked.get(name) is not None]
-    for tensor in found[1:]:
+    for tensor in {id(tensor): tensor for tensor in found[1:]}.values():
         torch._check(tensor.shape[0] == found[0].shape[1])
     if "num_groups" in asked:
         torch._check(found[0].shape[1] % asked["num_groups"] == 0)

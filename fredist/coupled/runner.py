@@ -9,6 +9,7 @@ from itertools import chain
 import torch
 from torch import nn
 from torch.export import Dim
+from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.utils._pytree import tree_leaves
@@ -25,14 +26,18 @@ _NOT_CHANNELS = re.compile(
 )
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
 _UNREAD = re.compile("(in|out|num)_(channels|features)")
+# What a norm holds, all of one shape: by name the second and others are as the first.
+_OF_A_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class Runner:
     """Runs a copy of a network, on the meta device, with its tensors and integers from outside.
 
-    `tensors` are its parameters and buffers by name, `places` its integers that may be channel
-    counts, by (module, attribute, place in a list or None). It runs in each of the `modes`, of
-    which True is training, and notes how every convolution ran.
+    `tensors` are its parameters and buffers by name, but for those that are `alike` the one named
+    there, which stands in for them: of the four of a norm one says all, in half of the time.
+    `places` are its integers that may be channel counts, by (module, attribute, place in a list or
+    None). It runs in each of the `modes`, of which True is training, and notes how every
+    convolution ran.
     """
 
     def __init__(self, model: nn.Module, modes: tuple[bool, ...]):
@@ -45,9 +50,11 @@ class Runner:
             if isinstance(module, _ConvNd):
                 module.register_forward_hook(partial(self._note, name), with_kwargs=True)
                 kernels |= {id(p) for p in module.parameters() if p.dim() > 2}
-        named = (*model.named_parameters(), *model.named_buffers())
-        self.tensors = {name: t.detach() for name, t in named if t.dim()}
-        self.free = {name: _free(t, id(t) in kernels) for name, t in named if t.dim()}
+        named = {n: t for n, t in (*model.named_parameters(), *model.named_buffers()) if t.dim()}
+        self.alike = dict(_alike(model, named))
+        named = {name: t for name, t in named.items() if name not in self.alike}
+        self.tensors = {name: t.detach() for name, t in named.items()}
+        self.free = {name: _free(t, id(t) in kernels) for name, t in named.items()}
         sizes = {t.shape[dim] for name, t in self.tensors.items() for dim in self.free[name]}
         self.places = dict(_places(model, {size for size in sizes if size > 3}))
         self.groups = {}  # of depthwise convolutions and norms, which follow what they read
@@ -63,6 +70,10 @@ class Runner:
         """Return which dimensions of the inputs are symbols, as export takes it."""
         dims = [*self.free.values(), *([0] for _ in self.places)]
         return [dict.fromkeys(some, Dim.AUTO) or None for some in dims]
+
+    def whole(self, held: Mapping) -> dict:
+        """Return what is held by the names of `tensors`, by the names of all."""
+        return {**held, **{name: held[first] for name, first in self.alike.items()}}
 
     def try_images(self, shape: tuple[int, int, int]) -> None:
         """Note which convolutions make maps of images of another shape, if it takes any."""
@@ -82,6 +93,7 @@ class Runner:
         tensors = dict(zip(self.tensors, inputs, strict=False))
         stand_ins = inputs[len(tensors) :]
         integers = {place: t.shape[0] for place, t in zip(self.places, stand_ins, strict=True)}
+        tensors = self.whole(tensors)
         before = [(module, dict(vars(module))) for module in self.model.modules()]
         runs, outputs = [], []
         with Plainly() as plainly:
@@ -142,6 +154,16 @@ def set_integers(model: nn.Module, integers: Mapping) -> None:
 def _channels(inputs: tuple, named: Mapping) -> Size:
     """Return the channels of what a module is given, by place or by name."""
     return (*inputs, *named.values())[0].shape[1]
+
+
+def _alike(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
+    """Yield the names of tensors of norms, each with that of the first of its norm."""
+    for name, module in model.named_modules():
+        if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm):
+            own = [full for n in _OF_A_NORM if (full := f"{name}.{n}".lstrip(".")) in tensors]
+            for other in own[1:]:
+                if tensors[other].shape == tensors[own[0]].shape:
+                    yield other, own[0]
 
 
 def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]:

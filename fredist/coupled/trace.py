@@ -12,6 +12,7 @@ import logging
 import re
 import warnings
 from collections.abc import Iterable, Mapping
+from unittest import mock
 
 import torch
 from torch import nn
@@ -85,8 +86,8 @@ def _trace(
     *_, output = nodes = list(program.graph.nodes)
     given = set(program.graph_signature.user_inputs)  # constants are placeholders, too
     *held, images = (node for node in nodes if node.op == "placeholder" and node.name in given)
-    tensors = dict(zip(runner.tensors, held, strict=False))
-    integers = dict(zip(runner.places, held[len(tensors) :], strict=True))
+    integers = dict(zip(runner.places, held[len(runner.tensors) :], strict=True))
+    tensors = runner.whole(dict(zip(runner.tensors, held, strict=False)))
     trained = [name for name, _ in model.named_parameters()]
     idle = {name for name in trained if name in tensors and not tensors[name].users}
     # A symbol that is still free is the plain size of the tensor that it came from.
@@ -126,7 +127,7 @@ def _exported(runner: Runner, image_shape: tuple[int, int, int]) -> torch.export
     try:
         # Where sizes are symbols, what PyTorch keeps of each operation, for the next that is like
         # it, costs more than it saves: an eighth of the time, of a HaloNet two fifths.
-        with _silence(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False):
+        with _silence(), torch._dynamo.config.patch(fake_tensor_cache_enabled=False), _asked():
             return export(Exported(runner), given, dynamic_shapes=dynamic, strict=False)
     except Exception as error:
         words = str(error).strip().splitlines() or [""]
@@ -170,6 +171,31 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
     # What is unequal in PyTorch's own code chose a way through that; else, one through the network.
     found = [e for e, g in found if not (e.startswith("Ne") and _INTERNAL.search(repr(g)))]
     return tuple(dict.fromkeys(filter(symbols, found)))
+
+
+@contextlib.contextmanager
+def _asked():
+    """Keep `torch.export` from what it works out for compilers alone, half of its time and more.
+
+    That is each tensor's layout in memory, of which only that no slice is empty matters here, and
+    in which range each symbol may lie. These are not PyTorch's public API: where a version has
+    others, a trace is slower, and the same.
+    """
+    instead = {
+        "torch.fx.experimental.proxy_tensor._extract_tensor_metadata": _check_slices,
+        "torch.export._trace.produce_guards_and_solve_constraints": lambda **_: None,
+    }
+    with contextlib.ExitStack() as undo:
+        for name, function in instead.items():
+            undo.enter_context(mock.patch(name, function, create=True))
+        yield
+
+
+def _check_slices(tensor: torch.Tensor) -> None:
+    """Note that what has a difference of others as its size, such as a slice, is not empty."""
+    for size in tensor.shape:
+        if "-" in str(size):
+            bool(size > 0)
 
 
 @contextlib.contextmanager
