@@ -165,11 +165,11 @@ def test_budgets_choose_the_largest_width_that_fits():
 
 
 def test_latency_is_met_by_the_largest_width_of_a_grid():
-    roomy = quietly("vgg19", "uniform", latency=1e4).redistribution
+    roomy = quietly("mobilenet", "uniform", latency=1e4).redistribution
     assert roomy.macs[1] <= 4 * roomy.macs[0]  # where the walk begins
     images, model = torch.rand(1, 3, 32, 32), roomy.build().eval()
     most = min(passes_ms(partial(model, images), CPU, 0.1)) / 3
-    model = quietly("vgg19", "uniform", latency=most)
+    model = quietly("mobilenet", "uniform", latency=most)
     assert round(20 * model.redistribution.width, 6).is_integer()
     assert model.redistribution.width < roomy.width
     # A third of the time, but for the noise of a second reading.
