@@ -404,6 +404,18 @@ def test_weights_that_are_reshaped_to_rows_of_filters_stay_free():
     assert quietly(net, "base", 0.5).redistribution.filters == (20, 12)
 
 
+def test_a_part_of_what_values_choose_hinders_no_trace():
+    """How many they are is not known, so it is not asked whether a slice of them is empty."""
+
+    def run(net, x):
+        scores = net.head(net.conv(x))
+        chosen = torch.nonzero(scores.flatten() > 0)
+        return scores + torch.cat([chosen[1:], chosen[:-1]]).sum()
+
+    net = Net(run, conv=conv(3, 16), head=head(16))
+    assert quietly(net, "base", 2.0).redistribution.filters == (32,)
+
+
 def test_where_training_cannot_be_traced_evaluation_is_enough():
     def run(net, x):
         x = net.conv(x)

@@ -17,6 +17,7 @@ from unittest import mock
 import torch
 from torch import nn
 from torch.export import export
+from torch.fx.experimental.symbolic_shapes import guard_or_false
 
 from . import sources
 from .channels import BATCH, Channels, Size, likely, no_channels, size_of, symbols
@@ -195,7 +196,7 @@ def _check_slices(tensor: torch.Tensor) -> None:
     """Note that what has a difference of others as its size, such as a slice, is not empty."""
     for size in tensor.shape:
         if "-" in str(size):
-            bool(size > 0)
+            guard_or_false(size > 0)  # false of sizes that depend on values, such as nonzero's
 
 
 @contextlib.contextmanager
