@@ -16,8 +16,9 @@ from unittest import mock
 
 import torch
 from torch import nn
+from torch.export import _trace as exporting
 from torch.export import export
-from torch.fx.experimental.symbolic_shapes import guard_or_false
+from torch.fx.experimental import proxy_tensor
 
 from . import sources
 from .channels import BATCH, Channels, Size, likely, no_channels, size_of, symbols
@@ -178,25 +179,23 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
 def _asked():
     """Keep `torch.export` from what it works out for compilers alone, half of its time and more.
 
-    That is each tensor's layout in memory, of which only that no slice is empty matters here, and
-    in which range each symbol may lie. These are not PyTorch's public API: where a version has
-    others, a trace is slower, and the same.
+    That is in which range each symbol may lie, and each tensor's layout in memory, which matters
+    only of what has a difference as its size, such as a slice: it must not be empty. These are not
+    PyTorch's public API: where a version has others, a trace is slower, and the same.
     """
-    instead = {
-        "torch.fx.experimental.proxy_tensor._extract_tensor_metadata": _check_slices,
-        "torch.export._trace.produce_guards_and_solve_constraints": lambda **_: None,
-    }
-    with contextlib.ExitStack() as undo:
-        for name, function in instead.items():
-            undo.enter_context(mock.patch(name, function, create=True))
+    layout = getattr(proxy_tensor, "_extract_tensor_metadata", None)
+
+    def of_slices(tensor):
+        return layout(tensor) if any("-" in str(size) for size in tensor.shape) else None
+
+    def freeze(fake_mode, **_):  # what follows the trace, and runs it anew, asks for no more
+        fake_mode.shape_env.freeze()
+
+    with (
+        mock.patch.object(proxy_tensor, "_extract_tensor_metadata", of_slices, create=True),
+        mock.patch.object(exporting, "produce_guards_and_solve_constraints", freeze, create=True),
+    ):
         yield
-
-
-def _check_slices(tensor: torch.Tensor) -> None:
-    """Note that what has a difference of others as its size, such as a slice, is not empty."""
-    for size in tensor.shape:
-        if "-" in str(size):
-            guard_or_false(size > 0)  # false of sizes that depend on values, such as nonzero's
 
 
 @contextlib.contextmanager
