@@ -26,18 +26,17 @@ _NOT_CHANNELS = re.compile(
 )
 # PyTorch's own modules never read these when they run: they follow from the weights (build.py).
 _UNREAD = re.compile("(in|out|num)_(channels|features)")
-# What a norm holds, all of one shape: by name the second and others are as the first.
+# What a norm holds, all of one shape: the first that it has stands in for the others.
 _OF_A_NORM = ("weight", "bias", "running_mean", "running_var")
 
 
 class Runner:
     """Runs a copy of a network, on the meta device, with its tensors and integers from outside.
 
-    `tensors` are its parameters and buffers by name, but for those that are `alike` the one named
-    there, which stands in for them: of the four of a norm one says all, in half of the time.
-    `places` are its integers that may be channel counts, by (module, attribute, place in a list or
-    None). It runs in each of the `modes`, of which True is training, and notes how every
-    convolution ran.
+    `tensors` are its parameters and buffers by name, without those that are `alike`: these have the
+    shape of the one named there, which stands in for them, since every symbol costs time. `places`
+    are its integers that may be channel counts, by (module, attribute, place in a list or None). It
+    runs in each of the `modes`, of which True is training, and notes how every convolution ran.
     """
 
     def __init__(self, model: nn.Module, modes: tuple[bool, ...]):
@@ -72,7 +71,7 @@ class Runner:
         return [dict.fromkeys(some, Dim.AUTO) or None for some in dims]
 
     def whole(self, held: Mapping) -> dict:
-        """Return what is held by the names of `tensors`, by the names of all."""
+        """Return what belongs to the names of `tensors` by the names of all."""
         return {**held, **{name: held[first] for name, first in self.alike.items()}}
 
     def try_images(self, shape: tuple[int, int, int]) -> None:
@@ -157,7 +156,7 @@ def _channels(inputs: tuple, named: Mapping) -> Size:
 
 
 def _alike(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
-    """Yield the names of tensors of norms, each with that of the first of its norm."""
+    """Yield the names of tensors of norms, each with the one that stands in for it."""
     for name, module in model.named_modules():
         if isinstance(module, _NormBase | nn.GroupNorm | nn.LayerNorm):
             own = [full for n in _OF_A_NORM if (full := f"{name}.{n}".lstrip(".")) in tensors]
