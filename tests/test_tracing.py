@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 from fredist import apply_template, redistribute
+from fredist.coupled import study
 
 quietly = partial(redistribute, quiet=True, image_size=16)
 
@@ -402,6 +403,19 @@ class Standardised(nn.Conv2d):
 def test_weights_that_are_reshaped_to_rows_of_filters_stay_free():
     net = nn.Sequential(Standardised(3, 40, 3), Standardised(40, 24, 3), head(24))
     assert quietly(net, "base", 0.5).redistribution.filters == (20, 12)
+
+
+def test_a_slice_that_is_the_whole_is_no_part():
+    """A GhostNet cuts what it has joined to the number of filters that it is to have: to all."""
+
+    def run(net, x):
+        x = net.a(x)
+        return net.head(net.c(torch.cat([x, net.b(x)], 1)[:, : net.filters]))
+
+    net = Net(run, a=conv(3, 8), b=conv(8, 8, groups=8), c=conv(16, 24), head=head(24), filters=16)
+    found = study(net, 16).found
+    assert [layer.convs for layer in found.layers] == [("a", "b"), ("c",)]
+    assert found.channels.guards == ()  # not that it is no more than what it is cut from
 
 
 def test_a_part_of_what_values_choose_hinders_no_trace():

@@ -179,23 +179,33 @@ def _guards(node: torch.fx.Node) -> tuple[str, ...]:
 def _asked():
     """Keep `torch.export` from what it works out for compilers alone, half of its time and more.
 
-    That is in which range each symbol may lie, and each tensor's layout in memory, which matters
-    only of what has a difference as its size, such as a slice: it must not be empty. These are not
-    PyTorch's public API: where a version has others, a trace is slower, and the same.
+    That is in which range each symbol may lie, and how each tensor lies in memory, which matters of
+    what is cut out of another: whether it is the whole, and not empty. These are not PyTorch's
+    public API: where a version has others, a trace is slower, and the same.
     """
     layout = getattr(proxy_tensor, "_extract_tensor_metadata", None)
 
-    def of_slices(tensor):
-        return layout(tensor) if any("-" in str(size) for size in tensor.shape) else None
+    def of_parts(tensor):
+        return layout(tensor) if _is_part(tensor) else None
 
     def freeze(fake_mode, **_):  # what follows the trace, and runs it anew, asks for no more
         fake_mode.shape_env.freeze()
 
     with (
-        mock.patch.object(proxy_tensor, "_extract_tensor_metadata", of_slices, create=True),
+        mock.patch.object(proxy_tensor, "_extract_tensor_metadata", of_parts, create=True),
         mock.patch.object(exporting, "produce_guards_and_solve_constraints", freeze, create=True),
     ):
         yield
+
+
+def _is_part(tensor: torch.Tensor) -> bool:
+    """Return whether a tensor may be cut out of another, by its sizes and strides as they stand."""
+    step = 1
+    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
+        if str(stride) != str(step) or "-" in str(size):
+            return True
+        step *= size
+    return False
 
 
 @contextlib.contextmanager
