@@ -48,6 +48,13 @@ class RoundedProducts(TorchFunctionMode):
         with torch.autocast("cpu", enabled=False):
             return function(*rounded[0], **rounded[1]).bfloat16()
 
+    def __exit__(self, kind, error, traceback):
+        try:
+            super().__exit__(kind, error, traceback)
+        except RuntimeError:  # PyTorch puts it aside for each call: an interrupt there loses it
+            if kind is None:
+                raise
+
 
 def forward(model: nn.Module, x: Tensor, recipe: Recipe) -> Tensor:
     """Return the scores (B, classes) in float32."""

@@ -48,9 +48,9 @@ import fcntl, os, signal, sys, termios
 if os.isatty(0):
     fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 try:
-    # An interrupt within its import can end the process in PyTorch's own C++ code.
+    # An interrupt within these imports can end the process in PyTorch's own C++ code, or be lost.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    import torch
+    import timm, torch
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
     from test_jobs import tiny
     from fredist.jobs import make

@@ -441,6 +441,16 @@ QUICK |= {(model, *LAYOUTS[2]) for model in MODELS if model != "mobilenet"}
 CASES = [(model, *layout) for model in MODELS for layout in LAYOUTS]
 
 
+def test_an_interrupt_stays_one_where_pytorch_has_put_a_mode_aside():
+    def interrupted_call():
+        with RoundedProducts():
+            torch.overrides._pop_mode()  # which it does before each call, to put it back after it
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_call()
+
+
 @pytest.mark.parametrize(
     ("model", "precision", "memory_format"),
     [pytest.param(*case, marks=[] if case in QUICK else pytest.mark.slow) for case in CASES],
