@@ -271,10 +271,9 @@ def test_what_runs_in_a_context_is_seen(auxiliary):
     net.w = nn.Parameter(torch.rand(24, 16))
     if auxiliary:  # so that training is traced, too
         net.unused = nn.Parameter(torch.ones(16))
-    contexts = [nullcontext, torch.no_grad, lambda: torch.set_grad_enabled(net.training)]
-    if not auxiliary:
-        contexts += [torch.inference_mode, lambda: torch.autocast("cpu")]
-        contexts += [lambda: torch.autocast("cuda", enabled=False)]
+    contexts = [nullcontext, torch.no_grad, torch.inference_mode]
+    contexts += [lambda: torch.set_grad_enabled(net.training), lambda: torch.autocast("cpu")]
+    contexts += [lambda: torch.autocast("cuda", enabled=False)]
     found = []
     for net.context in contexts:
         found.append(quietly(net, "reverse").redistribution)
