@@ -258,9 +258,10 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
         "# Which networks can be redistributed",
         "",
         "Written by `make coverage`: each network is traced once, rebuilt from JSON under reverse, "
-        f"uniform, quadratic and negative quadratic at widths {', '.join(map(str, WIDTHS))}, and "
-        f"run forward and backward on two images; of over {LARGE:,} parameters by shapes alone, "
-        'without arithmetic: "(meta)" marks where some of the ways were so.',
+        f"uniform, quadratic and negative quadratic at widths {', '.join(map(str, WIDTHS))} ({TRIES} "
+        "ways), and run forward and backward on two images. Where a network has more than "
+        f"{LARGE:,} parameters, its shapes alone are run, without arithmetic: "
+        '"(meta)" marks networks of which some of the ways were.',
         "",
     ]
     if len(rows) < len(all_):
@@ -296,7 +297,7 @@ def _failures(rows: list[tuple[str, dict]]) -> Iterator[str]:
             yield f"- {found['source']}, {TRIES - found['works']} of {TRIES}: {causes[0]}"
     for _, found in rows:
         for note, count in Counter(found.get("frozen", [])).items():
-            yield f"- {found['source']}, {count} convolutions {note}"
+            yield f"- {found['source']}, {note} ({count} convolution{'s' * (count > 1)})"
 
 
 def _peers(rows: list[tuple[str, dict]]) -> Iterator[str]:
@@ -305,8 +306,8 @@ def _peers(rows: list[tuple[str, dict]]) -> Iterator[str]:
     yield (
         f"Its groups, found by another way, are the same layers for {peers['agrees']} of the "
         f"{peers.total()} networks compared; "
-        f"it fails for {peers['fails']}. Where both differ, the networks here have run, with "
-        "the sizes that they were given:"
+        f"it fails for {peers['fails']}. Where the two disagree, the networks were built and have "
+        "run with the sizes of ours:"
     )
     for found in compared:
         if found["peer"].startswith(("couples", "does not")):

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name in ("stdout", "stderr"):
         if getattr(sys, name) is None:  # closed, as by >&-
             setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
-        # A terminal without a character ends no command.
+        # A character that the terminal lacks must not end a command.
         getattr(sys, name).reconfigure(errors="backslashreplace")
     options = _options(arguments)
     try:
@@ -67,7 +67,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
     here = choices.here  # else it is what a device elsewhere has measured
     if train or remeasure:
         _check_here(choices)
-    need_checkout("the notebooks")  # and with that, all is checked
+    need_checkout("the notebooks")  # the last check: from here on things are made
     profile, measured = choices.profile, []
     making = here and (profile.trains or not choices.experiment.trained if train is None else train)
     runs = choices.runs(store, making=bool(making))
@@ -93,7 +93,7 @@ def render(name, train, minutes, remeasure, **given) -> dict[str, str]:
             _name_shorter(choices, typed)
         failed = _make(choices, jobs, minutes=minutes, remeasure=remeasure) | show()
     if train is None and here and not making:
-        _name_missing(choices, runs, store, typed)
+        _name_missing(choices, runs, Store(), typed)
     _name_better(choices)
     return failed
 

@@ -21,7 +21,7 @@ ONE = 1 << 22  # the weight 1 of a pixel in fixed point: Pillow's, so that we ro
 def generator(*parts: str | int) -> torch.Generator:
     """Return a CPU generator that is a function of its named parts alone.
 
-    Equal integers of any kind are one; 0.0 and False, whose text is another, are errors.
+    NumPy's integers give the same numbers as Python's; floats and booleans are errors.
 
     Examples
     --------

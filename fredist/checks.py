@@ -15,8 +15,8 @@ ALIASES = {"googlenet": "inception", "mobilenetv1": "mobilenet", "tinyimagenet20
 def closest(value: str, choices: Iterable[str]) -> str:
     """Return the hint that names the choice meant by `value`, or nothing where none is near.
 
-    Names with other digits are other things: vgg16 is not a misspelled vgg19. So is what stands
-    before a name that another one ends in: neg_quadratic is not the quadratic.
+    Names with other digits are other things: vgg16 is not a misspelled vgg19. A prefix matters,
+    too: neg_quadratic does not suggest quadratic.
 
     Examples
     --------
@@ -126,7 +126,7 @@ def as_words(what: str, value) -> list | None:
             raise ValueError(f"expected names separated by commas as {what}, got {value!r}")
         return words
     values = [value] if isinstance(value, Real) else value
-    if isinstance(values, dict) or not isinstance(values, Iterable):
+    if isinstance(values, dict | bytes | bytearray) or not isinstance(values, Iterable):
         raise TypeError(f"expected a list as {what}, got {value!r}")
     if not (values := list(values)):
         raise ValueError(f"expected at least one of {what}, got an empty list; None is all of them")

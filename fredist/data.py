@@ -144,7 +144,7 @@ def at_hand(name: str, folder: Folder = None) -> bool:
     """
     try:
         return any(_found(name, _root(folder)))
-    except OSError:  # they are there, another user's, and `load` says so
+    except OSError:  # there are files, which may not be read: `load` says so
         return True
 
 
@@ -312,7 +312,7 @@ def fingerprint(name: str, folder: Folder = None, *, decode: bool = True) -> str
     """
     known = DATASETS[check_choice("data set", name, DATASETS)].fingerprint
     key = name, _root(folder)
-    looked = key in _learned and not (decode and _learned[key] == "")  # "": not decoded so far
+    looked = key in _learned and not (decode and _learned[key] == "")  # "": never decoded
     if known is None and not looked:
         with suppress(DataError, OSError):
             if place := next(_found(*key), None):

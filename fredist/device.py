@@ -28,7 +28,7 @@ _SWITCHES = (
     (backends.mkldnn, "enabled", True),
     (torch.utils.deterministic, "fill_uninitialized_memory", False),  # slow, for debugging
 )
-# The precisions of float32, each before those that fall back on it.
+# The precisions of float32, parents first: one that is not set is its parent's.
 _PRECISIONS = [("generic", "all")]
 _PRECISIONS += product(("cuda", "mkldnn"), ("all", "matmul", "conv", "rnn"))
 

@@ -115,8 +115,8 @@ def points(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
 def beside_original(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
     """Return what each network gains over the base at width 1.0, and the part of its cost it takes.
 
-    Only networks of which a seed has been trained that the base has, too: `gain` in points, `n` and
-    `of` as in `results.gains`, and a column named as the cost.
+    Only networks trained with a seed that the base has, too: mean test `accuracy` in percent,
+    `gain` in points, `n` and `of` as in `results.gains`, and a column named as the cost.
 
     Examples
     --------
@@ -126,12 +126,12 @@ def beside_original(frame: pd.DataFrame, cost: str) -> pd.DataFrame:
     >>> found["parameters"].round(2).tolist()
     [0.25, 0.07]
     """
-    costs = points(frame, cost)[[*KEYS, "x"]]
-    base = costs.query("template == 'base' and width == 1.0").drop(columns=["template", "width"])
-    found = gains(frame, "top1_last").query("n > 0").merge(costs, on=KEYS)
+    own = points(frame, cost)[[*KEYS, "x", "value"]].rename(columns={"value": "accuracy"})
+    base = own.query("template == 'base' and width == 1.0")[["dataset", "model", "like", "x"]]
+    found = gains(frame, "top1_last").query("n > 0").merge(own, on=KEYS)
     found = found.merge(base, on=["dataset", "model", "like"], suffixes=["", "_base"])
     found[cost] = found["x"] / found["x_base"]
-    return found.set_index(["dataset", "model", "template", "width"])[["gain", "n", "of", cost]]
+    return found.set_index(KEYS[:-1])[["accuracy", "gain", "n", "of", cost]]  # all but `like`
 
 
 def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
@@ -139,8 +139,8 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
 
     A row of panels for each data set, a column for each model. A template's points are joined in
     the order of their cost; bars go from the smallest to the largest over seeds, of a time from
-    quartile to quartile of its repeats; grey points are at chance; dashed lines cross at the
-    unmodified model. What is missing, or noise, is said.
+    quartile to quartile of its repeats; grey points are at chance; dashed lines cross at the base
+    at width 1.0. What is missing, or noise, is said.
 
     Examples
     --------
@@ -179,7 +179,7 @@ def curves(choices: Choices, frame: pd.DataFrame, cost: str) -> Figure:
 
 
 def _draw(axis: Axes, part: pd.DataFrame) -> None:
-    """Draw one panel: its curves and bars, and the cross at the unmodified model."""
+    """Draw one panel: its curves and bars, and the cross at the base at width 1.0."""
     shown = part.dropna(subset=["value", "x"])
     missing = "no runs" if part["value"].isna().all() else "not measured" if shown.empty else ""
     if missing or _is_noise(shown):
@@ -324,7 +324,7 @@ def _widths(choices: Choices, model: str, like: str = "") -> str:
 
 
 def _title(axis: Axes, below: str, model: str, dataset: str = "", width: float = 1.0) -> None:
-    """Name a panel; what it must not be shown without stands in the picture, not in a caption."""
+    """Name a panel; profile and runs stand in the picture, from which nobody can cut them off."""
     times = f" × {width:g}" if width != 1 else ""
     images = f", {DATASETS[dataset].label}" if dataset else ""
     axis.set_title(FAMILIES[model].label + times + images, pad=SMALL + 4)

@@ -1,6 +1,5 @@
 """Make what is missing, runs and measurements alike: each once, nothing lost, whatever fails."""
 
-import errno
 import json
 import re
 import time
@@ -21,7 +20,7 @@ from .data import DATASETS, load
 from .device import choose_device, describe, device_name, named_device
 from .estimate import in_order
 from .measure import measure
-from .paths import runs_folder, unfinished_folder, write_whole
+from .paths import FULL, runs_folder, unfinished_folder, write_whole
 from .progress import bar, duration, is_plain, readable, say
 from .records import Record, RecordError, Store, heading, read_record, write_record
 from .runs import COMPUTED, Measurement, Run
@@ -131,7 +130,7 @@ def make(
 def _check(device: str | torch.device | None, failure: str) -> None:
     """Refuse to go on with a GPU that is lost or a disk that is full: all others would fail."""
     kept = "what is done is kept, and the same command continues once"
-    if re.search(rf"\[Errno ({errno.ENOSPC}|{errno.EDQUOT})\]", failure):
+    if re.search(rf"\[Errno ({'|'.join(map(str, FULL))})\]", failure):
         raise RuntimeError(f"the disk is full; {kept} there is room: {failure}")
     try:
         with suppress(torch.OutOfMemoryError):  # others fill it, who may end: the run's own failure
@@ -143,10 +142,10 @@ def _check(device: str | torch.device | None, failure: str) -> None:
 def clean() -> None:
     """Remove what dead processes and finished jobs have left, and nothing of a live one's.
 
-    All is removed under its job's lock, which a live process holds. Even the lock file goes once
-    there is a record: who has waited for it then holds a lock without a name while others make a
-    new one, but whoever holds any lock of a job looks for the record first. A checkpoint stays
-    until there is a record of each kind of device that it was trained on.
+    All is removed under its job's lock, which a live process holds. Once there is a record the lock
+    file goes, too: two processes may then hold a lock of one job, the old file's and a new one's,
+    and each looks for the record first. A checkpoint stays until there is a record of each kind of
+    device that it was trained on.
     """
     files = defaultdict(list)
     for path in (*unfinished_folder().glob("*"), *runs_folder().glob(".*.tmp")):
@@ -297,7 +296,7 @@ def _make_it(job: Job, report: Callable, device, kind, deadline: float, how: str
             made = train(job, load(job.dataset), device, **options)
     record = write_record(job, *made[:2], {"sessions": made[2], "how": how})
     _beside(job, ".pt").unlink(missing_ok=True)
-    if not record.counts(kind):  # a run's checkpoint was whole, and another kind's
+    if not record.counts(kind):  # its checkpoint was finished on another kind of device: anew
         return _make_it(job, report, device, kind, deadline, how)
     return _words(made[0])
 

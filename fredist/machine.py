@@ -1,7 +1,7 @@
-"""One rule for the whole machine: nothing is timed while a run trains, nor the other way round.
+"""One rule for all of a user's processes on a machine: nothing is timed while a run trains.
 
-It holds across processes and folders of runs, by locks that the system frees with their owner, so
-that a lock file left by a dead process holds up nobody.
+It holds in both directions and across folders of runs, by locks that the system frees with their
+owner, so that a lock file left by a dead process holds up nobody.
 """
 
 import errno
@@ -74,7 +74,9 @@ def holding(
         tell(f"waiting for {awaited}")
         lock.acquire(timeout=-1 if left == inf else left - _PATIENCE)
     try:
-        if isinstance(lock, filelock.SoftFileLock):  # its way out, which a dead owner would hold
+        if isinstance(
+            lock, filelock.SoftFileLock
+        ):  # filelock's way out: it would outlive a dead owner
             raise OSError(errno.ENOSYS, "no locks of the system there", str(path))
         yield
     finally:

@@ -35,7 +35,6 @@ class Experiment:
     `datasets` are those it can be of: the first is Table 2's own, Table 1's are the profile's.
     """
 
-    title: str
     models: tuple[str, ...] = MODELS
     templates: tuple[str, ...] = TEMPLATES
     widths: tuple[float, ...] = (1.0,)
@@ -80,33 +79,27 @@ class Experiment:
         return tuple(one for one in has if has[one])
 
 
-def _curves(title: str, *measured: str, whole: bool = False) -> Experiment:
-    return Experiment(title, widths=WIDTHS, datasets=_CIFAR, measured=measured, whole=whole)
-
+_CURVES = {"widths": WIDTHS, "datasets": _CIFAR}  # of accuracy against a cost
 
 EXPERIMENTS: Mapping[str, Experiment] = MappingProxyType(
     {
-        "table1": Experiment("Accuracy on CIFAR-10 and CIFAR-100", datasets=_CIFAR),
+        "table1": Experiment(datasets=_CIFAR),
         "table2": Experiment(
-            "Accuracy and parameters on Tiny-ImageNet",
             models=("vgg19", "mobilenet"),
             datasets=_TINY,
             heads={"vgg19": "flatten7x7"},  # what fits the printed counts
             kinds=("tiny",),
         ),
-        "table3": Experiment("Parameters, memory and inference time", measured=("memory", "time")),
-        "figure1": Experiment("Filters per layer under the templates", models=("vgg19",)),
-        "figure2": _curves("Accuracy against parameters"),
-        "figure3": _curves("Accuracy against memory", "memory"),
-        "figure4": _curves("Accuracy against inference time", "time"),
-        "figure5": Experiment("The four base distributions", templates=("base",)),
+        "table3": Experiment(measured=("memory", "time")),
+        "figure1": Experiment(models=("vgg19",)),
+        "figure2": Experiment(**_CURVES),  # against parameters
+        "figure3": Experiment(**_CURVES, measured=("memory",)),
+        "figure4": Experiment(**_CURVES, measured=("time",)),
+        "figure5": Experiment(templates=("base",)),
         "budget": Experiment(
-            "Templates at the base's own parameters and MACs",
-            models=("vgg19", "mobilenet"),
-            datasets=_CIFAR,
-            kinds=("macs", "params"),
+            models=("vgg19", "mobilenet"), datasets=_CIFAR, kinds=("macs", "params")
         ),
-        "claims": _curves("The paper's claims", "memory", "time", whole=True),
+        "claims": Experiment(**_CURVES, measured=("memory", "time"), whole=True),
     }
 )
 
@@ -280,7 +273,7 @@ def choose(
     chosen = {what: tuple(given[what] or default) for what, default in defaults.items()}
     # What a file is called must not depend on the data at hand: a stand-in is named if asked for.
     seeds = {getattr(own, kind).seeds for kind in experiment.kinds}
-    seeds = seeds.pop() if len(seeds) == 1 else ()  # else any are others than some
+    seeds = seeds.pop() if len(seeds) == 1 else ()  # else any choice is named
     words = _unusual(given, defaults | {"seeds": seeds, "datasets": usual})
     words += [] if device is None else [re.sub(r"\W+", "_", _device(device))]
     suffix = "".join(f"-{word}" for word in words)

@@ -1,6 +1,7 @@
 """Where things are, and the one way to write a file."""
 
 import contextlib
+import errno
 import os
 import time
 import uuid
@@ -12,6 +13,7 @@ PUBLISHED = PACKAGE / "published"  # the paper's networks and numbers
 ROOT = PACKAGE.parent  # the checkout, where there is one
 NOTEBOOKS = ROOT / "notebooks"
 RESULTS = ROOT / "results"  # shipped records
+FULL = errno.ENOSPC, errno.EDQUOT  # errors of a disk, or of a user's part of it, that is full
 
 
 def in_checkout() -> bool:
@@ -127,7 +129,7 @@ def write_whole(path: Path, content: str | bytes) -> None:
             finally:
                 os.close(descriptor)
     except OSError as error:
-        hint = ": make room on the disk" if error.errno == 28 else ""
+        hint = ": make room on the disk" if error.errno in FULL else ""
         said = f"{error.strerror}{hint}; nothing of it was kept"
         raise OSError(error.errno, said, str(path)) from error
     finally:

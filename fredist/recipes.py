@@ -1,4 +1,4 @@
-"""Recipes (how one run is trained), settings (of which runs, made how much smaller) and profiles.
+"""Recipes (how one run is trained), settings (which runs, and how scaled down) and profiles.
 
 What a profile may download, falls back to, trains unasked and is called in a caption is said here.
 """

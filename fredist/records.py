@@ -33,7 +33,7 @@ class RecordError(ValueError):
 
 
 class OtherSchema(RecordError):
-    """A record of another version of fredist, of which there are seldom few."""
+    """A record of another version of fredist: usually there are many, which are named as one."""
 
     def __init__(self, schema: int, path: Path):
         super().__init__(f"{path} is of schema {schema}: another version of fredist wrote it")
@@ -104,7 +104,7 @@ class Record:
 
     @property
     def ahead(self) -> bool:
-        """Whether it was finished in the future: its clock was wrong, and it is newest of none."""
+        """Whether it was finished in the future: its clock was wrong, so it is never the newest."""
         return self.finished > datetime.now(UTC) + timedelta(days=1)
 
 

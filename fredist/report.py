@@ -147,7 +147,8 @@ def provenance(choices: Choices, frame: pd.DataFrame, dataset: str) -> str:
     said.append(deterministic if profile.protocol else "Not the paper's protocol.")
     if low := (part["value"] < part["chance"]).sum():
         mark = " (grey)" if choices.experiment.curves else " (*)" * (not choices.experiment.like)
-        said.append(f"{low} of {len(part)} are at chance{mark}: they say nothing.")
+        trained = (part["n"] > 0).sum()
+        said.append(f"{low} of {trained} networks are at chance{mark}: they say nothing.")
     return " ".join(said)
 
 

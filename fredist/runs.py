@@ -110,11 +110,10 @@ def make_run(
     *,
     seed: int = 0,
     width: float = 1.0,
-    convention: str = "published",
     fingerprint: str | None = None,
     **options,
 ) -> Run:
-    """Return the run of one network in a setting.
+    """Return the run of one network, as published, in a setting.
 
     Examples
     --------
@@ -125,7 +124,7 @@ def make_run(
     check_choice("data set", dataset, DATASETS)
     info = DATASETS[dataset]
     built = exact_width(width) * exact_width(setting.width_factor(model))
-    network = make_network(model, template, built, info.classes, convention=convention, **options)
+    network = make_network(model, template, built, info.classes, convention="published", **options)
     recipe = setting.recipe_for(model, template)
     train_images, test_images = setting.images(info.train, info.test)
     return Run(
@@ -139,7 +138,7 @@ def make_run(
         seed=seed,
         template=template,
         width=float(width),
-        convention=convention,
+        convention="published",
     )
 
 

@@ -157,7 +157,7 @@ class Steps:
         why = "other numbers"
         try:
             graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(x.device)
-            # The outer stream is back also after a capture that fails.
+            # With `here` the current stream is restored also after a capture that fails.
             with torch.cuda.stream(here), torch.cuda.graph(graph, stream=_stream(x.device)):
                 made = train_step(self.model, self.optimizer, x, y, self.recipe)
             restore()  # should the step have run while it was to be recorded

@@ -154,11 +154,15 @@ def _half_up(value: Fraction) -> int:
     return floor(value + Fraction(1, 2))
 
 
+class TooNarrow(ValueError):
+    """A width at which there are fewer filters than layers."""
+
+
 def _largest_remainder(scaled: list[Fraction]) -> tuple[int, ...]:
     """Round so that the sum is round(sum(scaled)): the largest remainders are rounded up."""
     total = _half_up(sum(scaled))
     if total < len(scaled):
-        raise ValueError(
+        raise TooNarrow(
             f"expected a total of at least {len(scaled)} filters, one per layer, got {total}: "
             "use a larger width, or leave keep_total out"
         )

@@ -32,8 +32,9 @@ def judge(
     """Return one claim's row: its words, where they stand, and both verdicts with their numbers.
 
     The number shown is the one that decides: of a claim of some cells the best, of a claim of
-    every cell the one nearest to failing; "?" says that it is doubtful (`paper.published`). Our
-    records need as many cells as the paper prints.
+    every cell the one nearest to failing; "?" says that it is doubtful (`paper.published`). None is
+    shown of what was not taken by the paper's protocol. Our records need as many cells as the paper
+    prints.
 
     Parameters
     ----------
@@ -72,7 +73,7 @@ def judge(
     for source, part in (("by the paper", cells[printed]), ("by our records", cells[~printed])):
         said = verdict(part, column, passes, some, of)
         known = part.dropna(subset=column).sort_values(column)
-        if len(known):
+        if len(known) and said != NOT_PROTOCOL:
             decides = known.iloc[-1 if (below is None) == some else 0]
             said += f": {_words(decides[column], column)}" + "?" * bool(decides.get("doubtful"))
         elif source == "by the paper":
@@ -131,8 +132,8 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
     share a budget and are asked for with five seeds or more, and never over fewer than the eight
     that were declared: to look at a part of them decides no more. With fewer seeds, or before all
     that are asked for are there, `low` and `high` are the smallest and the largest difference, and
-    there is no verdict. `macs` and `loss` are the ratio of MACs and the difference in training
-    loss, beside which a gain has to be read.
+    there is no verdict. A gain has to be read beside `macs` and `params`, ratios to the base's, and
+    `loss`, the difference in training loss.
 
     Examples
     --------
@@ -151,11 +152,12 @@ def contrasts(frame: pd.DataFrame, quantity: str = "top1_last") -> pd.DataFrame:
             row = dict(zip(("dataset", "like", "model"), key, strict=True))
             row |= {"template": template, "of": (of := own.loc[quantity, "of"])}
             row |= _tested(own.loc[quantity, "seeds"], base.loc[quantity, "seeds"], of)
-            row["macs"] = own.loc["gmacs", "value"] / base.loc["gmacs", "value"]
+            for name, count in {"macs": "gmacs", "params": "params_millions"}.items():
+                row[name] = own.loc[count, "value"] / base.loc[count, "value"]
             losses = paired(own.loc["loss_last", "seeds"], base.loc["loss_last", "seeds"])
             rows.append(row | {"loss": mean(a - b for a, b in losses)})
     columns = ["dataset", "like", "model", "template", "n", "of", "gain", "low", "high", "p",
-               "macs", "loss"]  # fmt: skip
+               "macs", "params", "loss"]  # fmt: skip
     found = pd.DataFrame(rows, columns=columns)
     families = found[found["of"] >= CONTRAST_SEEDS].groupby(["dataset", "like"])["p"]
     found["p_holm"] = families.transform(_holm, least=DECLARED)
@@ -219,7 +221,7 @@ def _by_seed(name: str, own: Sequence[float] | Mapping[int, float]) -> dict[int,
 def _tested(own: Mapping, base: Mapping, of: int = 0) -> dict[str, float]:
     """Return the mean difference by seed and its t-interval, or of too few pairs their range.
 
-    Fewer than all `of` are too few: a test again with each seed that comes finds what is not there.
+    Fewer than all `of` are too few: testing anew after every seed finds differences by chance.
     """
     from scipy import stats  # takes a second
 

@@ -27,7 +27,7 @@ from multiprocessing.connection import Connection, wait
 
 from .checks import check_integer
 
-_STOP = b"stop"  # what no pickle is
+_STOP = b"stop"  # not a pickle, so it is never taken for work
 
 
 @dataclass(frozen=True)

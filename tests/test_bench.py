@@ -79,7 +79,7 @@ def test_a_steps_time_is_all_of_its_operators():
 
 
 def test_the_docs_say_of_bfloat16_what_the_shipped_records_do():
-    docs = (paths.ROOT / "docs" / "measuring.md").read_text(encoding="utf-8")
+    docs = (paths.ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8")
     how = {"datasets": "cifar10", "models": "vgg19", "templates": "base", "seeds": range(5)}
     choices = choose("table1", "small", **how)
     [cell] = choices.cells()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fredist import TEMPLATES, compare, largest_width, make_network
+from fredist import TEMPLATES, compare, largest_width, make_network, redistribute
 from fredist.networks.budget import GRID
 from fredist.paper import MODELS
 
@@ -51,3 +51,24 @@ def test_compare_shows_that_no_width_fits():
     assert frame.loc["uniform", "filters"] == (256,) * 16
     with pytest.raises(ValueError, match=r"1,111,230,976 as macs .* the smallest that these"):
         largest_width("vgg19", macs=398_136_320, round_to=256)
+
+
+def test_a_width_that_leaves_a_layer_without_a_filter_is_passed_over():
+    """With `keep_total` narrow widths cannot be rounded; the search goes on above them."""
+    options = {"keep_total": True}
+    cheapest = make_network("mobilenet", "quadratic", 0.0024, **options).macs()
+    width = largest_width("mobilenet", "quadratic", macs=cheapest, **options)
+    assert make_network("mobilenet", "quadratic", width, **options).macs() == cheapest
+    with pytest.raises(ValueError, match=f"at least {cheapest:,} as macs for mobilenet quadratic"):
+        largest_width("mobilenet", "quadratic", macs=cheapest - 1, **options)
+    found = redistribute(
+        "resnet18", "quadratic", params=3000, num_classes=2, image_size=32, **options
+    ).redistribution
+    assert found.params[1] <= 3000 < found.params[0]
+    with pytest.raises(ValueError, match=r"expected at least [\d,]+ as params, got 10"):
+        redistribute("resnet18", "quadratic", params=10, num_classes=2, image_size=32, **options)
+
+
+def test_a_budget_that_no_network_uses_up_is_named():
+    with pytest.raises(ValueError, match="expected a budget that a width of 16,384 exceeds"):
+        largest_width("vgg19", params=1e20)

@@ -84,7 +84,7 @@ def test_what_a_command_line_or_a_notebook_gives_becomes_a_list():
     values = ("a, b", ["a", "b"], ("a",), 0, 0.5, np.array([1, 2]))
     words = [["a", "b"], ["a", "b"], ["a"], [0], [0.5], [1, 2]]
     assert [checks.as_words("models", value) for value in values] == words
-    for value in ("", ",", "a,", " ", [], (), {}, {"a": 1}, object()):
+    for value in ("", ",", "a,", " ", [], (), {}, {"a": 1}, b"01", bytearray(b"01"), object()):
         with pytest.raises((TypeError, ValueError), match=r"expected .* models"):
             checks.as_words("models", value)
 

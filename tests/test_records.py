@@ -1,5 +1,6 @@
 """Records: what is written, what is refused by name, and which of several is taken."""
 
+import errno
 import json
 import shutil
 from datetime import UTC, datetime, timedelta
@@ -185,12 +186,13 @@ def test_what_cannot_be_read_again_is_not_written(tiny, own_runs):
     assert not list(own_runs.glob("*")) if own_runs.exists() else True
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch):
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_file_appears_whole_or_not_at_all(tmp_path, monkeypatch, number):
     path = tmp_path / "deep" / "file"
     write_whole(path, "before")
 
     def full(*args):
-        raise OSError(28, "No space left on device")
+        raise OSError(number, "No space left on device")
 
     monkeypatch.setattr("fredist.paths.os.fsync", full)
     with pytest.raises(OSError, match=r"make room on the disk.*file"):

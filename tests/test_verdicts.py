@@ -118,7 +118,8 @@ def budget(**gains):
     """Return the frame of one model at equal MACs, by each template's gains over its base."""
     rows = []
     for template, differences in {"base": [0.0] * 5, **gains}.items():
-        for quantity, center in (("top1_last", 70.0), ("loss_last", 1.0), ("gmacs", 2.0)):
+        numbers = {"top1_last": 70.0, "loss_last": 1.0, "gmacs": 2.0, "params_millions": 3.0}
+        for quantity, center in numbers.items():
             seeds = {s: center + s + d for s, d in enumerate(differences)}
             row = {"dataset": "cifar10", "like": "macs", "model": "vgg19", "template": template}
             row |= {"quantity": quantity, "seeds": seeds, "of": 5, "kind": "trained"}
@@ -248,14 +249,14 @@ def test_without_a_base_or_beside_it_alone_there_are_no_contrasts():
         assert (len(found), list(found)) == (0, list(contrasts(frame)))
 
 
-def readme(start):
-    """Return the README's line that begins so."""
-    text = (paths.ROOT / "README.md").read_text(encoding="utf-8")
-    return next(line for line in text.splitlines() if line.startswith(start))
+def readme(start=None):
+    """Return the README's line that begins so; without one all of it, as one line."""
+    lines = (paths.ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    return " ".join(lines) if start is None else next(x for x in lines if x.startswith(start))
 
 
 def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
-    said = readme("| Equal budgets")
+    said = readme("| Equal MACs")
     choices = choose("budget", "small", datasets="cifar10")
     found = contrasts(collect(choices, Store(paths.RESULTS))).query("n >= 5")
     assert len(found) >= 4
@@ -268,6 +269,34 @@ def test_the_readme_says_of_equal_budgets_what_the_shipped_records_do():
         verdict = row.verdict.partition(",")[0].partition(":")[0]
         assert words.get(verdict, verdict).format(row.gain, row.low, row.high) in clause
         assert f"{abs(row.gain):.1f}" in clause
+    first = readme().partition("**What is known so far**")[2].partition("## ")[0]
+    rows = found.set_index(["model", "template"])
+    best = {model: rows.loc[model, "negative_quadratic"] for model in choices.models}
+    assert f"negative-quadratic gains {best['vgg19'].gain:.1f} points on VGG-19" in first
+    assert best["mobilenet"].verdict.startswith("undecided")
+    losers = rows[rows.index.isin(["reverse", "quadratic"], level="template")]
+    assert set(losers.verdict) == {"loses, at this scale"}
+    assert f"lose {-losers.gain.max():.0f} to {-losers.gain.min():.0f} points" in first
+
+
+def test_pages_say_of_equal_budgets_and_filters_what_the_shipped_records_do():
+    """The reading in `budget.ipynb`, and the README's first words of equal filters."""
+    found = contrasts(collect(choose("budget", "small", datasets="cifar10"), Store(paths.RESULTS)))
+    by_macs = found.query("like == 'macs'").set_index(["model", "template"])
+    above = by_macs[by_macs.gain > 0]
+    assert set(above.index.get_level_values("template")) == {"negative_quadratic"}
+    page = (paths.ROOT / "notebooks" / "budget.ipynb").read_text(encoding="utf-8")
+    most = by_macs.groupby("model").params.idxmax()
+    for name, model in {"VGG-19": "vgg19", "MobileNet": "mobilenet"}.items():
+        assert most[model] == (model, "negative_quadratic")
+        assert f"{by_macs.params[most[model]]:.2f} in" in page, name
+    starved = by_macs.index.isin(["reverse", "quadratic"], level="template")
+    assert by_macs[starved].params.max() < 0.105
+    assert by_macs[starved].loss.min() > 0
+    assert by_macs[starved].gain.max() < by_macs[~starved].gain.min()
+    assert "every template trained so far ends above the base" in readme()
+    filters = collect(choose("table1", "small", datasets="cifar10"), Store(paths.RESULTS))
+    assert (gains(filters, "top1_last").query("n > 0").gain > 0).all()
 
 
 def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
@@ -294,15 +323,13 @@ def test_the_readme_says_of_equal_filters_what_the_shipped_records_do():
 
 
 def test_the_readme_says_of_table_2_what_the_shipped_records_do():
-    said = readme("| Table 2,")
+    said = readme("| Table 2:")
     choices = choose("table2", "small", datasets="tiny-imagenet-subset")
     frame = collect(choices, Store(paths.RESULTS)).query("model == 'vgg19' and template == 'base'")
     best, last = (frame[frame.quantity == q].iloc[0] for q in ("train_top1_best", "top1_last"))
     assert f"has {best.value:.2f}% of the training images right at its best epoch" in said
-    assert (
-        f"{last.value:.2f}% of the validation images after the last ({last.n} of {last.of} seeds"
-        in said
-    )
+    assert f"{last.value:.2f}% of the validation images after the last" in said
+    assert f"{last.n} of {last.of} seeds" in said
 
 
 def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
@@ -314,14 +341,23 @@ def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
     base, others = networks["base", 1.0], half.index.drop("base")
     points = [f"{t.replace('_', '-')} {half.gain[t]:.1f}" for t in others]
     points[0] += " points"
-    assert f"seed 0: {', '.join(points)}, with" in said
+    points.append(f"the base itself {half.gain['base']:.1f}")
+    assert f"gain over the base: {', '.join(points)}. " in said
     for count, words in (
         (lambda n: n.params, "of its parameters"),
         (lambda n: n.macs(), "times its MACs"),
     ):
         *parts, last = [f"{count(networks[t, 0.5]) / count(base):.2f}" for t in others]
         assert f"{', '.join(parts)} and {last} {words}" in said
-    assert f"the base itself {half.gain['base']:.1f}" in said
+    mobilenet = choose("figure2", "small", datasets="cifar10", models="mobilenet", seeds=[0])
+    found = figures.beside_original(collect(mobilenet, Store(paths.RESULTS)), "parameters")
+    fewer = found[found.parameters < 1 / 3].droplevel(["dataset", "model"])
+    assert (fewer.gain.max() < 0) == ("MobileNet: none reaches it" in said)
+    template, width = nearest = fewer.gain.idxmax()
+    networks = {(c.template, c.width): mobilenet.network(c).macs() for c in mobilenet.cells()}
+    words = f"the nearest is {template}, {fewer.gain[nearest]:.1f} points with "
+    words += f"{fewer.parameters[nearest]:.2f} of the parameters and "
+    assert f"{words}{networks[nearest] / networks['base', 1.0]:.2f} times the MACs" in said
 
 
 def test_the_readme_says_of_memory_and_time_what_the_shipped_records_do():
@@ -330,9 +366,9 @@ def test_the_readme_says_of_memory_and_time_what_the_shipped_records_do():
         choices = choose(figure, "small", datasets="cifar10", seeds=[0])
         found = figures.beside_original(collect(choices, Store(paths.RESULTS)), what)
         small = found[found[what] <= 1]
-        assert (small["gain"].max() < 0) == ("not here" in said)
+        assert (small["gain"].max() < 0) == ("Not here" in said)
         _, model, template, width = nearest = small["gain"].idxmax()
         words = f"{FAMILIES[model].label}'s {template.replace('_', '-')} at width {width:g}"
-        assert f"the nearest is {words}, {small.gain[nearest]:.1f} points in " in said
+        assert f"The nearest is {words}, {small.gain[nearest]:.1f} points in " in said
         parts.append(f"{small.loc[nearest, what]:.2f} of the {what}")
     assert " and ".join(parts) in said

@@ -10,7 +10,7 @@ from torch import nn
 
 from ..checks import check_choice, check_flag, check_integer, check_number
 from ..measure import passes_ms, tensor_peak
-from ..networks.budget import GRID, largest
+from ..networks.budget import largest, smallest
 from . import sources
 from .plan import COSTS, HOW, study
 from .redistribution import Redistribution
@@ -170,7 +170,7 @@ def fitting(
 
     width = largest(cost, most)
     if width is None:
-        raise ValueError(f"expected at least {cost(1 / GRID):,} as {what}, got {most:,.0f}")
+        raise ValueError(f"expected at least {smallest(cost):,} as {what}, got {most:,.0f}")
     return width
 
 

@@ -1,11 +1,15 @@
 """Equal budgets: the largest width multiplier whose network costs no more than a number."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import count
 
 from ..checks import check_number
+from ..templates import TooNarrow
 from .network import Network, check_options, make_network
 
 GRID = 10_000  # width multipliers to four digits
+_MOST = 2**14  # of them: wider networks have more filters than there may be
 # Of `make_network`, whatever the width is.
 OPTIONS = ("num_classes", "in_chans", "head", "convention", "keep_total", "round_to", "vertex")
 
@@ -13,21 +17,40 @@ OPTIONS = ("num_classes", "in_chans", "head", "convention", "keep_total", "round
 def largest(cost: Callable[[float], int], most: float) -> float | None:
     """Return the largest width, to four digits, whose cost is at most that, or None.
 
-    `cost` never falls as the width grows: of parameters and MACs that is so, for every filter does,
-    but where the total is kept. There it is a width within the cost beside one that is not.
+    It assumes that `cost` never falls as the width grows, as parameters and MACs do not. With
+    `keep_total` they may dip: then the result fits, and the next width does not. Widths at which
+    `cost` raises `TooNarrow` are passed over.
 
     Examples
     --------
     >>> largest(lambda width: int(100 * width), 33)
     0.3399
     """
+
+    def fits(step: int) -> bool | None:
+        try:
+            return cost(step / GRID) <= most
+        except TooNarrow:  # a wider one may fit
+            return None
+
     low, high = 0, GRID
-    while cost(high / GRID) <= most:
+    while fits(high) is not False:
+        if high > GRID * _MOST:
+            raise ValueError(
+                f"expected a budget that a width of {_MOST:,} exceeds, got {most:,.0f}"
+            )
         low, high = high, 2 * high
     while high - low > 1:
         middle = (low + high) // 2
-        low, high = (middle, high) if cost(middle / GRID) <= most else (low, middle)
-    return low / GRID or None
+        low, high = (low, middle) if fits(middle) is False else (middle, high)
+    return low / GRID if low and fits(low) else None
+
+
+def smallest(cost: Callable[[float], int]) -> int:
+    """Return the cost at the smallest width that can be built."""
+    for step in count(1):
+        with suppress(TooNarrow):
+            return cost(step / GRID)
 
 
 def network_cost(network: Network, name: str, image_size: int) -> int:
@@ -79,7 +102,7 @@ def largest_width(
     width = largest(cost, most)
     if width is None:
         raise ValueError(
-            f"expected at least {cost(1 / GRID):,} as {name} for {model} {template}, the smallest "
+            f"expected at least {smallest(cost):,} as {name} for {model} {template}, the smallest "
             f"that these options allow, got {most:,.0f}"
         )
     return width

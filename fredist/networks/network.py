@@ -125,7 +125,7 @@ def make_network(
         scaled = partial(round_filters, width=factor, **rounding)  # all layers in one call
         if template == "base":  # Inception's sizes each scale from their own
             filters = _each(family.base, scaled)
-        elif family.fixed == 0:  # the pre-layer has no filters of its own: the first module's
+        elif family.fixed == 0:  # the pre-layer is as wide as the first module
             filters = scaled(values)
             filters = (filters[0], *filters)
         else:
