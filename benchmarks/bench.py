@@ -49,7 +49,8 @@ class Side:
 
     def __init__(self, side, profile, model, template):
         command = [sys.executable, HERE / "side.py", side, profile, model, template]
-        how = {"env": os.environ | {"PYTHONPATH": str(HERE.parent)}, "text": True}
+        places = filter(None, (str(HERE.parent), os.environ.get("PYTHONPATH")))
+        how = {"env": os.environ | {"PYTHONPATH": os.pathsep.join(places)}, "text": True}
         pipe = subprocess.PIPE
         self.process = subprocess.Popen(command, stdin=pipe, stdout=pipe, **how)
 
@@ -72,9 +73,10 @@ def rates(device: torch.device, precision: str) -> dict:
 
     # A CPU without bfloat16 takes minutes for its product, and trains with float32's.
     kind = getattr(torch, precision) if has_bfloat16(device) else torch.float32
-    n = 8192 if device.type == "cuda" else 2048
+    # Of a copy in CUDA's memory so much that a launch takes no time beside it, and no cache has it.
+    n, floats = (8192, 2**28) if device.type == "cuda" else (2048, 2**24)
     a = torch.rand(n, n, device=device, dtype=kind)
-    source = torch.rand(2**24, device=device)
+    source = torch.rand(floats, device=device)
     return {
         precision: rate(2 * n**3, torch.mm, a, a),
         "copy": rate(2 * source.nbytes, torch.empty_like(source).copy_, source),

@@ -258,9 +258,9 @@ def as_text(families: dict[str, list[str]], known: dict[str, dict]) -> str:
         "# Which networks can be redistributed",
         "",
         "Written by `make coverage`: each network is traced once, rebuilt from JSON under reverse, "
-        f"uniform, quadratic and negative quadratic at widths {', '.join(map(str, WIDTHS))} ({TRIES} "
-        "ways), and run forward and backward on two images. Where a network has more than "
-        f"{LARGE:,} parameters, its shapes alone are run, without arithmetic: "
+        f"uniform, quadratic and negative quadratic at widths {', '.join(map(str, WIDTHS))} "
+        f"({TRIES} ways), and run forward and backward on two images. Where a network has more "
+        f"than {LARGE:,} parameters, its shapes alone are run, without arithmetic: "
         '"(meta)" marks networks of which some of the ways were.',
         "",
     ]

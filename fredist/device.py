@@ -144,6 +144,11 @@ def numerics(recipe: Recipe, device: torch.device, *, deterministic: bool = True
         undo.callback(torch._C._set_deterministic_algorithms, mode, warn_only=warn_only)
         # The function around it imports PyTorch's compiler: seconds, and a changed environment.
         torch._C._set_deterministic_algorithms(deterministic, warn_only=False)
+        # As PyTorch's default: sums of bfloat16's products may be kept in it, and split.
+        reduced = "cublas_allow_bf16_reduced_precision_reduction"
+        set_reduced = getattr(torch._C, f"_set_{reduced}")
+        undo.callback(set_reduced, *getattr(torch._C, f"_get_{reduced}")())
+        set_reduced(True, True)
         for where, switch, value in _SWITCHES:
             undo.callback(setattr, where, switch, getattr(where, switch))
             setattr(where, switch, value)

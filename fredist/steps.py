@@ -4,7 +4,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from functools import cache
 from math import inf
 
@@ -87,6 +87,20 @@ def _stream(device: torch.device) -> "torch.cuda.Stream":
     return torch.cuda.Stream(device)
 
 
+@contextmanager
+def _capturing(graph: "torch.cuda.CUDAGraph", device: torch.device) -> Iterator[None]:
+    """Record what is launched; a capture that fails leaves stream and allocator as they were."""
+    here, pool = torch.cuda.current_stream(device), torch.cuda.graph_pool_handle()
+    try:
+        with torch.cuda.stream(here), torch.cuda.graph(graph, pool=pool, stream=_stream(device)):
+            yield
+    except RuntimeError:
+        # PyTorch 2.11 goes on allocating for it, and gives nothing back to the device any more.
+        with suppress(RuntimeError):  # others have ended that themselves
+            torch._C._cuda_endAllocateToPool(device.index, pool)
+        raise
+
+
 class Steps:
     """The steps of one model's training, on CUDA as graphs.
 
@@ -145,27 +159,27 @@ class Steps:
         """
         momenta = [state.get("momentum_buffer") for state in self.optimizer.state.values()]
         held = [*self.model.state_dict().values(), *(m for m in momenta if m is not None)]
-        before = [tensor.clone() for tensor in held]
+        before, why = [], "other numbers"
 
         def restore():
-            for tensor, value in zip(held, before, strict=True):
+            for tensor, value in zip(held, before, strict=bool(before)):
                 tensor.copy_(value)
 
-        plain = train_step(self.model, self.optimizer, x, y, self.recipe)
-        expected = [tensor.clone() for tensor in (*plain, *held)]
-        restore()
-        why = "other numbers"
         try:
-            graph, here = torch.cuda.CUDAGraph(), torch.cuda.current_stream(x.device)
-            # With `here` the current stream is restored also after a capture that fails.
-            with torch.cuda.stream(here), torch.cuda.graph(graph, stream=_stream(x.device)):
+            before += [tensor.clone() for tensor in held]
+            plain = train_step(self.model, self.optimizer, x, y, self.recipe)
+            expected = [tensor.clone() for tensor in (*plain, *held)]
+            restore()
+            with _capturing(graph := torch.cuda.CUDAGraph(), x.device):
                 made = train_step(self.model, self.optimizer, x, y, self.recipe)
             restore()  # should the step have run while it was to be recorded
             graph.replay()
             if all(map(torch.equal, (*made, *held), expected)):
                 return graph.replay, x, y, *made
         except RuntimeError as error:  # of capturing, or of memory
-            why = str(error).splitlines()[0]
+            while error.__context__:  # the end of a capture that failed fails, too: what came first
+                error = error.__context__
+            why = (str(error) or type(error).__name__).splitlines()[0]
         finally:
             restore()
         warnings.warn(

@@ -185,17 +185,28 @@ def test_settings_and_random_state_of_others_neither_count_nor_change():
 class TooLarge(Network):
     """A network too large for the device: what it holds when it fails is watched."""
 
-    held = None
+    held = error = None
 
     def build(self):
         tensor = torch.ones(8)
         type(self).held = weakref.ref(tensor)
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore words.")
+        raise type(self).error
 
 
-def test_what_does_not_fit_is_named_and_lets_go_of_its_memory():
+@pytest.mark.parametrize(
+    ("error", "named"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB.\nMore."), "20 GiB."),
+        (
+            RuntimeError("GET was unable to find an engine to execute this computation"),
+            "computation",
+        ),
+    ],
+)
+def test_what_does_not_fit_is_named_and_lets_go_of_its_memory(error, named, monkeypatch):
+    monkeypatch.setattr(TooLarge, "error", error)
     asked = replace(timed(), network=TooLarge("resnet50", (4, 4, 4, 4)))
-    said = r"expected resnet50 base: .* to fit on .*20 GiB.': end"
+    said = rf"expected resnet50 base: .* to fit on .*{named}': end"
     with pytest.raises(MemoryError, match=said) as caught:
         measure(asked, "cpu")
     assert TooLarge.held() is None, caught  # while the error is still at hand
@@ -207,6 +218,7 @@ def test_memory_on_cuda_is_the_networks_alone_in_any_order():
     network, step = make_network("vgg19"), 2**25  # the allocator's steps, and cuBLAS's workspace
     asked = wanted(network, device="cuda", quantities=["memory"])
     first = [measure(one, "cuda") for one in asked]
+    kept = torch.cuda.memory_allocated()  # by an older PyTorch for cuBLAS
     held = torch.ones(2**24, device="cuda")  # of others: not counted
     again = [measure(one, "cuda") for one in reversed(asked)][::-1]
     for one, other in zip(first, again, strict=True):
@@ -217,4 +229,4 @@ def test_memory_on_cuda_is_the_networks_alone_in_any_order():
         tensors = other["tensor_peak_bytes"]
         assert 0.95 * tensors < one["allocated_peak_bytes"] < 3 * tensors
         assert one["allocated_peak_bytes"] <= one["reserved_peak_bytes"] + step
-    assert torch.cuda.memory_allocated() < 2 * held.nbytes
+    assert torch.cuda.memory_allocated() - kept < 2 * held.nbytes

@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+import time
 from collections import OrderedDict
 from fractions import Fraction
 from functools import partial
@@ -20,9 +21,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import fredist
 from fredist import TEMPLATES, make_network, rebuild, redistribute
 from fredist.coupled import study
-from fredist.measure import passes_ms
 
-CPU = torch.device("cpu")
 quietly = partial(redistribute, quiet=True)
 
 
@@ -164,16 +163,28 @@ def test_budgets_choose_the_largest_width_that_fits():
         quietly("vgg19", "uniform", like="params", macs=1e6)
 
 
+class Sleeper(nn.Module):
+    """Takes 4 ms for each filter, and more only where something else keeps the machine busy."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 8, 3)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, x):
+        x = self.second(self.first(x))
+        if x.device.type == "cpu":  # not where it is traced
+            time.sleep(0.004 * x.shape[1])
+        return self.head(x.mean((2, 3)))
+
+
 def test_latency_is_met_by_the_largest_width_of_a_grid():
-    roomy = quietly("mobilenet", "uniform", latency=1e4).redistribution
-    assert roomy.macs[1] <= 4 * roomy.macs[0]  # where the walk begins
-    images, model = torch.rand(1, 3, 32, 32), roomy.build().eval()
-    most = min(passes_ms(partial(model, images), CPU, 0.1)) / 3
-    model = quietly("mobilenet", "uniform", latency=most)
-    assert round(20 * model.redistribution.width, 6).is_integer()
-    assert model.redistribution.width < roomy.width
-    # A third of the time, but for the noise of a second reading.
-    assert min(passes_ms(partial(model.eval(), images), CPU, 0.1)) <= 1.5 * most
+    roomy = quietly(Sleeper(), "uniform", latency=1e4, image_size=16).redistribution
+    assert 3 * roomy.macs[0] < roomy.macs[1] <= 4 * roomy.macs[0]  # where the walk begins
+    found = quietly(Sleeper(), "uniform", latency=50, image_size=16).redistribution
+    assert round(20 * found.width, 6).is_integer()
+    (filters, *others) = {row.after for row in found.rows}
+    assert (others, 1 < filters <= 12) == ([], True)  # 12 take 48 ms; a busy machine allows fewer
 
 
 def test_a_network_is_rebuilt_from_json_alone():

@@ -353,9 +353,9 @@ def test_the_readme_says_of_fewer_parameters_what_the_shipped_records_do():
     found = figures.beside_original(collect(mobilenet, Store(paths.RESULTS)), "parameters")
     fewer = found[found.parameters < 1 / 3].droplevel(["dataset", "model"])
     assert (fewer.gain.max() < 0) == ("MobileNet: none reaches it" in said)
-    template, width = nearest = fewer.gain.idxmax()
+    nearest = fewer.gain.idxmax()
     networks = {(c.template, c.width): mobilenet.network(c).macs() for c in mobilenet.cells()}
-    words = f"the nearest is {template}, {fewer.gain[nearest]:.1f} points with "
+    words = f"the nearest is {nearest[0]}, {fewer.gain[nearest]:.1f} points with "
     words += f"{fewer.parameters[nearest]:.2f} of the parameters and "
     assert f"{words}{networks[nearest] / networks['base', 1.0]:.2f} times the MACs" in said
 
