@@ -15,7 +15,7 @@ from torch.profiler import ProfilerActivity, profile
 from fredist import machine
 from fredist.device import choose_device, describe, device_name, numerics
 from fredist.paper import MODELS, choose
-from fredist.recipes import CHOICES
+from fredist.recipes import VALUES
 from fredist.runs import Run
 from fredist.steps import make_optimizer, train_step
 from fredist.templates import TEMPLATES
@@ -47,8 +47,8 @@ def milliseconds(run: Run, device: torch.device, steps: int) -> pd.Series:
 def table(run: Run, device: torch.device, steps: int) -> pd.DataFrame:
     """Return operators by precision and memory format, the slowest first, and the step's sum."""
     found = {}
-    for precision in CHOICES["precision"]:
-        for layout in CHOICES["memory_format"]:
+    for precision in VALUES["precision"]:
+        for layout in VALUES["memory_format"]:
             recipe = replace(run.recipe, precision=precision, memory_format=layout)
             name = f"{precision}, {layout.replace('_', ' ')}"
             found[name] = milliseconds(replace(run, recipe=recipe), device, steps)

@@ -11,12 +11,12 @@ import pandas as pd
 
 from fredist.jobs import make
 from fredist.paper import Cell, Choices, choose
-from fredist.recipes import CHOICES
+from fredist.recipes import VALUES
 from fredist.records import Store
 from fredist.runs import Run
 from fredist.verdicts import decide
 
-PRECISIONS = CHOICES["precision"]  # float32 first
+PRECISIONS = VALUES["precision"]  # float32 first
 
 
 def runs(choices: Choices, cell: Cell) -> dict[tuple[str, int], Run]:

@@ -11,7 +11,7 @@ from types import MappingProxyType
 from .checks import check_choice, check_flag, check_integer, check_number
 from .templates import TEMPLATES
 
-CHOICES = {
+VALUES = {
     "augmentation": ("pad_crop", "resized_crop"),
     "precision": ("float32", "bfloat16"),
     "memory_format": ("contiguous", "channels_last"),
@@ -58,7 +58,7 @@ class Recipe:
             elif one.name == "lr_steps":
                 value = _steps(value, self.epochs)
             else:
-                check_choice(one.name, value, CHOICES[one.name])
+                check_choice(one.name, value, VALUES[one.name])
             object.__setattr__(self, one.name, value)  # in its one form: 1 and 1.0 are one run
         check_integer("epochs", self.epochs)
         check_integer("batch_size", self.batch_size, least=2)  # batch norm
