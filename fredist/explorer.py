@@ -22,6 +22,7 @@ from .tables import TEMPLATE_LABELS
 from .workers import Failure, Worker
 
 _MEASURING, _TRAINING = Worker(), Worker()  # two, however often a cell makes an explorer
+_pages: list["Explorer"] = []  # the one that is answered
 _GATHERING = 0.03  # seconds from a change to its answer, in which more may come
 _REST = 0.4  # seconds without a change after which measuring starts
 _BY = {"Width": "width", "MACs (original = 1)": "macs", "Parameters (original = 1)": "params"}
@@ -49,8 +50,10 @@ class Explorer:
         self._known = {}
         self._loop = _kernels_loop()
         if self._loop is not None:
+            while _pages:  # an earlier one, whose work this one's would end
+                _pages.pop()._retire()
             self._make(State())
-            _TRAINING.stop()  # of an earlier page, which nobody could stop any more
+            _pages.append(self)
             _MEASURING.start(live.names, None, self._later(self._named), patient=True)
             self._refresh()
 
@@ -111,11 +114,23 @@ class Explorer:
         """Return what a widget calls, in whatever thread."""
         return lambda *_: self._loop.call_soon_threadsafe(do)
 
+    def _retire(self) -> None:
+        """End all work and answer no more: the workers are a newer page's."""
+        _MEASURING.stop()
+        _TRAINING.stop()
+        for timer in (self._due, self._resting):
+            if timer is not None:
+                timer.cancel()
+        self._state = self._training = self._tracing = None
+        for widget in (*self._inputs.values(), self.slider, self.again, self.train):
+            widget.disabled = True
+        self._say("A newer explorer is open: run this cell again to use this one.")
+
     def _later(self, do: Callable, of: object = None) -> Callable:
-        """Return what a worker tells; by then `of` may no longer be chosen, trained or traced."""
+        """Return what a worker tells: it calls `do` unless `of` was replaced meanwhile."""
 
         def heed(kind: str, content) -> None:
-            if of is None or of in (self._state, self._training, self._tracing):
+            if any(of is one for one in (None, self._state, self._training, self._tracing)):
                 do(kind, content)
 
         return lambda *told: self._loop.call_soon_threadsafe(heed, *told)
@@ -138,6 +153,8 @@ class Explorer:
 
     def _refresh(self) -> None:
         """Answer what is chosen now."""
+        if self._due is not None:
+            self._due.cancel()
         self._due = None
         try:
             self._state = State(**{name: widget.value for name, widget in self._inputs.items()})
@@ -226,7 +243,6 @@ class Explorer:
 
     def _train_or_stop(self) -> None:
         if self._due is not None:  # what was typed just before, which this click has ended
-            self._due.cancel()
             self._refresh()
         if self._training is not None:
             _TRAINING.stop()
@@ -290,7 +306,9 @@ def _kernels_loop() -> asyncio.AbstractEventLoop | None:
 def _sentence(error: Exception | Failure | str) -> str:
     """Return what a user is told: the first line, without what Python calls the error."""
     said = error.error if isinstance(error, Failure) else str(error)
-    first = re.sub(r"^(ValueError|TypeError|Diverged): ", "", [*said.splitlines(), "no reason"][0])
+    first = re.sub(
+        r"^(ValueError|TypeError|Diverged|TooLarge): ", "", [*said.splitlines(), "no reason"][0]
+    )
     return first[:1].upper() + first[1:] + "." * (not first.endswith("."))
 
 

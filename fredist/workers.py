@@ -100,9 +100,9 @@ class Worker:
     """A process for a page's slow work, of which only the newest matters.
 
     Work is as in `share`: `work(task, report)` of an importable module. `start` returns at once;
-    what is reported and returned reaches `tell("news" or "result", content)` in a thread. Nothing
-    does of work that was stopped or followed by other work. It ends at its next `report`, whose
-    argument may be left out, or after `GRACE` seconds with its process, which is replaced.
+    what is reported and returned reaches `tell("news" or "result", content)` in a thread. Work that
+    was stopped or replaced tells nothing more. It ends at its next `report`, whose argument may be
+    left out, or after `GRACE` seconds with its process, which is replaced.
     """
 
     GRACE = 1.0
@@ -133,23 +133,34 @@ class Worker:
         with self._turn:
             if stop.is_set():
                 return
-            # What it prints, of its troubles for one, would stand on the page.
-            quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
-            (connection,) = self._started or (_start(self._started, **quiet),)
-            with suppress(OSError):  # it has died, which reading from it will show
-                connection.send(message)
-            kind, deadline = "news", inf
-            while kind == "news":
-                if stop.is_set() and deadline == inf:
-                    deadline = time.monotonic() + self.GRACE
-                    with suppress(OSError):
-                        connection.send_bytes(_STOP)
-                if time.monotonic() > deadline:
-                    self._started[connection].kill()
-                if connection.poll(0.02):
-                    kind, content = _receive(connection, self._started)
-                    if not stop.is_set():
-                        tell(kind, content)
+            try:
+                self._follow(message, tell, stop)
+            except Exception as error:  # of a process that cannot be started, or of its pickles
+                while self._started:
+                    self._started.popitem()[1].kill()
+                if not stop.is_set():
+                    said = f"{type(error).__name__}: {error}"
+                    tell("result", Failure(said, traceback.format_exc()))
+
+    def _follow(self, message, tell: Callable, stop: threading.Event) -> None:
+        """Let the process do one piece of work, and tell what it does, until its result or end."""
+        # What it prints, of its troubles for one, would stand on the page.
+        quiet = dict.fromkeys(("stdout", "stderr"), subprocess.DEVNULL)
+        (connection,) = self._started or (_start(self._started, **quiet),)
+        with suppress(OSError):  # it has died, which reading from it will show
+            connection.send(message)
+        kind, deadline = "news", inf
+        while kind == "news":
+            if stop.is_set() and deadline == inf:
+                deadline = time.monotonic() + self.GRACE
+                with suppress(OSError):
+                    connection.send_bytes(_STOP)
+            if time.monotonic() > deadline:
+                self._started[connection].kill()
+            if connection.poll(0.02):
+                kind, content = _receive(connection, self._started)
+                if not stop.is_set():
+                    tell(kind, content)
 
 
 def attempt(work: Callable, *arguments):

@@ -506,9 +506,20 @@ def test_an_explorer_made_again_ends_the_training_of_the_one_before(opened):
         await rest(page)
         page.train.click()
         await rest(page)
-        stops = training.stops
-        Explorer()
+        stops, told = training.stops, training.asked[-1][2]
+        newer = Explorer()
         assert training.stops == stops + 1
+        assert "A newer explorer is open: run this cell again" in page.status.value
+        assert page.model.disabled
+        assert page.train.disabled
+        told("news", ("loss", 0.5, 1.0))  # of the older page's training, which ends only now
+        measuring.asked.clear()
+        newer.template.value = "reverse"
+        await rest(newer)
+        assert page.curve.layout.display == "none"
+        assert newer.numbers.value
+        assert not newer.model.disabled
+        assert measuring.asked[-1][1].template == "reverse"
 
     opened(work)
 

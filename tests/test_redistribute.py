@@ -226,7 +226,7 @@ def test_json_of_another_network_is_refused():
         for words, changes in (
             ("expected a redistribution's to_json", {"rows": None}),
             ("expected a redistribution's to_json", {"params": [100]}),
-            ("expected a redistribution's to_json", {"image_shape": [3, 8]}),
+            ("expected a redistribution's to_json", {"image_shape": [3, 0]}),
             ("expected a redistribution's to_json", {"shapes": {"stem.weight": [6, -3, 3, 3]}}),
             ("expected one of the paper's", {"source": "timm/nope"}),
             ("network that has stem.wait", {"shapes": {"stem.wait": [3]}}),
@@ -303,6 +303,67 @@ def test_timms_bookkeeping_is_right_afterwards():
     within = nn.Sequential(OrderedDict(encoder=encoder, last=LastMap(encoder.feature_info[-1])))
     encoder = quietly(within, "uniform", 0.5, image_size=64).encoder
     assert [m.shape[1] for m in encoder(images)] == encoder.feature_info.channels()
+
+
+def test_bookkeeping_of_maps_with_channels_last_is_of_channels():
+    small = {"depths": (1, 1, 1, 1), "dims": (16, 24, 32, 48)}
+    model = quietly("mambaout_femto", "base", 0.5, image_size=96, num_classes=10, **small).eval()
+    images = torch.rand(1, 3, 96, 96)
+    assert model.forward_features(images).shape[-1] == model.num_features == 24
+    maps = model.forward_intermediates(images, intermediates_only=True)  # channels first
+    assert [m.shape[1] for m in maps] == [info["num_chs"] for info in model.feature_info]
+
+
+class Mean(nn.Module):
+    """Takes the mean over the last dimension."""
+
+    def forward(self, x):
+        return x.mean(-1)
+
+
+def test_networks_of_sequences_and_volumes_are_rebuilt():
+    for kind, shape in ((nn.Conv1d, (40,)), (nn.Conv3d, (6, 6, 6))):
+        net = nn.Sequential(kind(3, 8, 3), nn.ReLU(), kind(8, 16, 3), nn.Flatten(2), Mean())
+        net.append(nn.Linear(16, 5))
+        model = quietly(net, "uniform", 0.5, image_size=shape)
+        again = rebuild(model.redistribution.to_json(), net)
+        assert sizes(again) == sizes(model) != sizes(net)
+        assert again(torch.rand(2, 3, *shape)).shape == (2, 5)
+
+
+def test_what_is_no_count_of_timms_features_stays():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3)
+            self.num_features, self.head = [16, 32], nn.Linear(32, 5)
+
+        def forward_features(self, x, detailed):
+            return [self.first(x), self.second(self.first(x))]
+
+        def forward(self, x):
+            return self.head(self.forward_features(x, True)[-1].mean((2, 3)))
+
+    model = quietly(Own(), "base", 0.5, image_size=16)
+    assert len(model.num_features) == 2
+    given = Own()
+    given.num_features = 32  # as timm's, whose method is another
+    assert quietly(given, "base", 0.5, image_size=16).num_features in (16, 32)
+
+
+def test_an_error_of_the_redistributed_network_has_a_name_if_it_has_no_words():
+    class Picky(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.head = nn.Conv2d(3, 16, 3), nn.Linear(16, 5)
+
+        def forward(self, x):
+            if not x.is_meta and self.conv.weight.shape[0] != 16:
+                raise NotImplementedError
+            return self.head(self.conv(x).mean((2, 3)))
+
+    with pytest.raises(ValueError, match=r"network to run, got NotImplementedError: $"):
+        quietly(Picky(), "base", 0.5, image_size=16)
 
 
 def test_a_redistributed_network_is_exported_and_compiled():
@@ -390,7 +451,7 @@ def test_what_is_wrapped_around_a_network_is_refused_by_name():
         (nn.DataParallel(net), "DataParallel around it: give its .module"),
         (torch.optim.swa_utils.AveragedModel(net), "AveragedModel around it: give its .module"),
         (torch.compile(net), "OptimizedModule around it: give its ._orig_mod"),
-        (torch.jit.trace(net, torch.rand(1, 3, 8, 8)), "what torch.jit made of it, a Top"),
+        (torch.jit.trace(net, torch.rand(1, 3, 8, 8)), "what torch.jit made, a Top"),
     ):
         with pytest.raises(ValueError, match=f"expected the network itself, got {inside}"):
             quietly(wrapped, "uniform", image_size=8)

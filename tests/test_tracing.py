@@ -15,6 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
+from torchvision.ops import DeformConv2d
 
 from fredist import apply_template, redistribute
 from fredist.coupled import study
@@ -47,6 +48,11 @@ def flops(model):
     with FlopCounterMode(display=False) as counter:
         model.eval()(torch.rand(1, 3, 16, 16))
     return counter.get_total_flops() // 2
+
+
+def pair(size):
+    """Return what much code makes of a number or a pair, by asking which it is."""
+    return (size, size) if isinstance(size, int) else size
 
 
 class Block(nn.Module):
@@ -228,6 +234,38 @@ def test_macs_are_those_of_all_outputs_and_contractions():
         *([net.auxiliary(net.w)] if net.training else []),
     )
     assert quietly(net).redistribution.macs[0] == flops(net)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_deformable_convolutions_are_coupled_and_counted(masked):
+    def run(net, x):
+        maps = net.first(x)
+        moved = net.offsets(maps)
+        mask = net.mask(maps).sigmoid() if masked else None
+        return net.head(net.last(net.deformed(maps, moved, mask)))
+
+    deformed = DeformConv2d(16, 32, 3, padding=1)
+    net = Net(run, first=conv(3, 16), offsets=conv(16, 18), deformed=deformed, last=conv(32, 24))
+    net.mask, net.head = conv(16, 9), head(24)
+    for width in (1.0, 0.5):
+        model = quietly(net, "uniform", width)
+        held = model.redistribution
+        pixels, convs = 16 * 16, [m for m in model.modules() if hasattr(m, "kernel_size")]
+        convs = convs if masked else [m for m in convs if m is not model.mask]
+        products = pixels * sum(m.weight.numel() for m in convs) + model.head[-1].weight.numel()
+        assert held.macs[1] == products
+        assert (model.offsets.out_channels, model.mask.out_channels) == (18, 9)
+    assert model.deformed.weight.shape[:2] == (model.last.in_channels, model.first.out_channels)
+
+
+def test_convolutions_of_one_image_at_a_time_make_layers():
+    def run(net, x):
+        maps = torch.stack([net.second(net.first(image)) for image in x])
+        return net.head(maps)
+
+    model = quietly(Net(run, first=conv(3, 16), second=conv(16, 32), head=head(32)), "uniform")
+    assert [model.first.out_channels, model.second.out_channels] == [24, 24]
+    assert [row.note for row in model.redistribution.rows] == ["", ""]
 
 
 def test_macs_are_also_those_of_what_is_written_into_a_part():
@@ -541,12 +579,18 @@ def test_what_cannot_be_traced_says_what_to_do():
     computed.run = lambda net, x: net.head(net.conv(x) / np.sqrt(net.conv(x).shape[1]))
     wrapped.run = lambda net, x: SimpleNamespace(logits=net.head(net.conv(x)))
     counting.run = lambda net, x: net.head(net.conv(x)[torch.nonzero(x.sum((1, 2, 3)))[:, 0]])
+    asking, holding, scripted = (copy.deepcopy(constant) for _ in range(3))
+    asking.width, asking.run = 16, lambda net, x: net.head(net.conv(x)[:, : pair(net.width)[0]])
+    holding.seen = {}
+    holding.conv.register_forward_hook(lambda _, __, maps: holding.seen.update(last=maps))
+    holding.run = lambda net, x: net.head((net.conv(x), net.seen["last"])[1])
+    scripted.conv = torch.jit.script(conv(3, 16))
     for net, words in (
         (used, "holds a computed tensor"),
         (constant, "hold constant tensors by register_buffer"),
         (lazy, "run the network once first"),
         (flat, r"\(3, 16, 16\).*image_size= and in_chans= choose others"),
-        (frozen, "Net with none: conv has a size that code makes a number"),
+        (frozen, "Net with none: conv has a size that stays a number"),
         (locked, r"cannot copy, such as a lock or an open file.*'_thread\.lock'"),
         (shown, r"or a forward hook of yours, reads tensors' values: .* there are none$"),
         (branching, "branches on tensors' values: choose by sizes, or by what its modules hold$"),
@@ -555,6 +599,9 @@ def test_what_cannot_be_traced_says_what_to_do():
         (looked_up, "looks something up by an integer equal to a channel count"),
         (computed, r"compute sizes with \*\* 0.5 or Python's math, not with NumPy"),
         (wrapped, "return tensors, in tuples, lists or dicts"),
+        (asking, r"isinstance\(\.\.\., int\) of an integer equal to a channel count: hold it"),
+        (holding, "KeyError: 'last'; if a forward hook .* holds the network itself"),
+        (scripted, "got what torch.jit made, a RecursiveScriptModule as its conv"),
         (pairs, "missing 1 required positional argument.*forward.. takes images alone"),
     ):
         with pytest.raises(ValueError, match=words):

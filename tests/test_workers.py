@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from contextlib import closing
 from pathlib import Path
@@ -253,6 +254,16 @@ def test_a_worker_that_does_not_listen_is_replaced_with_its_process(worker, hear
     assert not is_alive(pid)
     assert after[1] == ("result", after[0][1])
     assert len(deaf) == 1
+
+
+def test_work_that_cannot_be_sent_is_a_failure_and_the_next_is_done(heard):
+    told = heard(nap, threading.Lock())
+    wait_for(lambda: told)
+    assert [kind for kind, _ in told] == ["result"]
+    assert "cannot pickle" in told[0][1].error
+    after = heard(nap, 0)
+    wait_for(lambda: len(after) == 2)
+    assert [kind for kind, _ in after] == ["news", "result"]
 
 
 def test_patient_work_is_waited_for(heard):

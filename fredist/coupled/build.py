@@ -71,15 +71,20 @@ def check(model: nn.Module, image_shape: tuple[int, int, int], params: int) -> N
         try:
             model.eval()
             model(images)
-            if hasattr(model, "num_features"):
-                with suppress(AttributeError):  # it need not have one
+            if type(getattr(model, "num_features", None)) is int:
+                with suppress(AttributeError, TypeError):  # it need not have one, or is not timm's
                     maps = model.forward_features(images)
-                    model.num_features = maps.shape[1 if maps.dim() == 4 else -1]
+                    model.num_features = maps.shape[_channels_at(model) if maps.dim() == 4 else -1]
         except Exception as error:
+            said = " ".join(str(error).split())[:300]
             raise ValueError(
-                f"expected the redistributed network to run, got {type(error).__name__}: "
-                f"{str(error).splitlines()[0][:300]}"
+                f"expected the redistributed network to run, got {type(error).__name__}: {said}"
             ) from error
+
+
+def _channels_at(model: nn.Module) -> int:
+    """Return the dimension of channels in a timm network's maps, which some have last."""
+    return -1 if str(getattr(model, "output_fmt", "")).endswith("NHWC") else 1
 
 
 def _note_features(model: nn.Module) -> Iterator[RemovableHandle]:
@@ -94,16 +99,17 @@ def _note_features(model: nn.Module) -> Iterator[RemovableHandle]:
             name = info.get("module") if isinstance(info, dict) else None
             # timm's features_only flattens names; MobileNetV5's is of a module that it has not.
             if module := inside.get(name) or inside.get(str(name).replace(".", "_")):
-                yield module.register_forward_hook(partial(_note_channels, info))
+                note = partial(_note_channels, info, _channels_at(owner))
+                yield module.register_forward_hook(note)
 
 
-def _note_channels(info: dict, _, __, maps) -> None:
+def _note_channels(info: dict, dim: int, _, __, maps) -> None:
     if isinstance(maps, torch.Tensor) and maps.dim() == 4:
-        info["num_chs"] = maps.shape[1]
+        info["num_chs"] = maps.shape[dim]
 
 
 def _note_normed(module: nn.Module, inputs: tuple) -> None:
-    """A norm without weights has nothing else that says of how many channels it is."""
+    """Let a norm without weights say of how many channels it is: only its input tells."""
     kind = "num_channels" if isinstance(module, nn.GroupNorm) else "num_features"
     setattr(module, kind, inputs[0].shape[1])
 
@@ -143,3 +149,5 @@ def _agree(module: nn.Module) -> None:
         module.num_features = weight.shape[0]
     elif isinstance(module, nn.GroupNorm):
         module.num_channels = weight.shape[0]
+    elif isinstance(module, nn.PReLU):
+        module.num_parameters = weight.shape[0]

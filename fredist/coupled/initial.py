@@ -55,20 +55,22 @@ _INITIALISERS += ("initialize_weights", "_initialize_weights")
 def newly_built(model: nn.Module) -> nn.Module:
     """Return a copy of a user's module with fresh values, as far as its own tell how.
 
-    Its modules' own methods initialise what they can. Unless the network looks trained, what is
-    spread otherwise is then drawn as it is in the network given, and constants are its own. Frozen
-    parameters stay. What looks trained: a norm's weights, or a vector without such a method, whose
-    values differ; biases spread beyond PyTorch's bounds; weights that are one number, but zero.
+    Its modules' own methods initialise what they can. Of a network that looks freshly built, what
+    is spread otherwise is then drawn as it is there, and constants are its own; of one that looks
+    trained nothing tells how its constructor did it. Frozen parameters stay. What looks trained: a
+    norm's weights, or a vector without such a method, whose values differ; biases spread beyond
+    PyTorch's bounds; weights that are one number, but zero.
 
     Warns
     -----
     UserWarning
-        If it looks trained and has parameters that no method initialises: they are kept.
+        If it looks trained: weights are as their modules' methods make them, and what no method
+        initialises is kept.
     """
     built = sources.copied(model)
     if any(parameter.is_meta for parameter in model.parameters()):
         return built
-    for module in reversed([*built.modules()]):  # what it does to those inside it comes last
+    for module in reversed([*built.modules()]):  # a module's method overrides its children's
         _initialise(module)
     pairs = [
         (f"{name}.{key}".lstrip("."), module, old, twin._parameters[key])
@@ -91,13 +93,18 @@ def newly_built(model: nn.Module) -> nn.Module:
             new.copy_(drawn(old, old.shape))
     if not trained:
         _renew_weight_norms(built, [lengths / own for lengths, own in _weight_norms(model)])
-    if kept:
-        warnings.warn(
-            f"expected fresh values for all parameters, but nothing initialises {', '.join(kept)} "
-            "of the network given, which looks trained: they are kept; initialise them in the "
-            "result, or give their module a method reset_parameters()",
-            stacklevel=5,  # the call of redistribute or rebuild
+    if trained:
+        said = (
+            "expected a network that is freshly built, got one that looks trained: its parameters "
+            "are initialised by their modules' own methods, such as reset_parameters(), whatever "
+            "its constructor did; give it before it is trained, or by name"
         )
+        if kept:
+            said += (
+                f". Nothing initialises {', '.join(kept)}: they are kept; initialise them in the "
+                "result, or give their module a method reset_parameters()"
+            )
+        warnings.warn(said, stacklevel=5)  # the call of redistribute or rebuild
     return built
 
 
@@ -203,14 +210,14 @@ def _weight_norms(model: nn.Module) -> list[tuple[nn.Parameter, torch.Tensor]]:
 
 
 def _renew_weight_norms(model: nn.Module, before: list[torch.Tensor]) -> None:
-    """Let lengths be those of new directions, times what they were if that was one number."""
+    """Set lengths to those of the new directions, times the ratio that all had, if it was one."""
     for ratio, (lengths, own) in zip(before, _weight_norms(model), strict=True):
         if not ratio.is_meta and torch.allclose(ratio, ratio.flatten()[0], rtol=1e-3):
             lengths.copy_(own * ratio.flatten()[0])
 
 
 def _looks_trained(module: nn.Module, old: torch.Tensor, new: torch.Tensor) -> bool:
-    """Return whether a parameter hardly left its constructor so; `new` is what a method made it."""
+    """Return whether no initialisation is likely to make such values; `new` is what one made."""
     if not old.requires_grad:
         return False
     if is_set(old):  # a weight of one number, but zero

@@ -20,7 +20,7 @@ from .channels import Channels, Size, evaluate, symbols
 
 _TRIES = 500  # of numbers of filters for one layer, until what follows from one has a solution
 _RETURNED = "makes what the network returns"
-_REST = re.compile(r"\d+( - (\d+\*)?s\d+)+")  # what others leave of a number
+_REST = re.compile(r"\d+( - (\d+\*)?s\d+)+")  # a number less symbols, as 64 - s1
 _SUM = re.compile(r"((\d+\*)?s)?\d+( \+ ((\d+\*)?s)?\d+)*")
 _SEARCH = 8192  # how far from the wished filters numbers that run are looked for
 
@@ -110,7 +110,7 @@ def find_layers(channels: Channels) -> Layers:
             frozen[conv.name] = channels.kept.get(symbols(conv.filters)[0], _RETURNED)
         else:
             one = conv.filters == 1
-            frozen[conv.name] = "has one filter" if one else "has a size that code makes a number"
+            frozen[conv.name] = "has one filter" if one else "has a size that stays a number"
     return Layers(channels, tuple(found), frozen)
 
 

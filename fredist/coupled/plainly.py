@@ -11,7 +11,7 @@ from torch.overrides import TorchFunctionMode
 _RESHAPES = (torch.reshape, torch.Tensor.reshape, torch.Tensor.view)
 _BY_SYMBOLS = re.compile(r"//[^)]*[su]\d")
 _SEQUENCES = (torch.conv1d, torch.conv_transpose1d)
-# What a norm is given that has the channels' size.
+# Arguments of a norm that have a value for each channel.
 _OF_CHANNELS = ("input", "running_mean", "running_var", "weight", "bias")
 
 
@@ -54,7 +54,7 @@ def _norm(func, *args, **kwargs) -> list[torch.Tensor]:
     """Return a norm's tensors, its input first, once their sizes are one."""
     asked = inspect.signature(func).bind(*args, **kwargs).arguments
     found = [asked[name] for name in _OF_CHANNELS if asked.get(name) is not None]
-    for tensor in {id(tensor): tensor for tensor in found[1:]}.values():
+    for tensor in dict.fromkeys(found[1:]):
         torch._check(tensor.shape[0] == found[0].shape[1])
     if "num_groups" in asked:
         torch._check(found[0].shape[1] % asked["num_groups"] == 0)

@@ -126,7 +126,7 @@ def _product(node: torch.fx.Node) -> int | torch.SymInt | None:
     shapes = [value.shape for value in inputs if isinstance(value, torch.Tensor)]
     if kind.startswith("conv_transpose"):
         return prod(shapes[0]) * prod(shapes[1][1:])
-    if kind.startswith("conv"):
+    if kind.startswith(("conv", "deform_conv")):
         return prod(node.meta["val"].shape) * prod(shapes[1][1:])
     if kind == "bilinear":
         return prod(node.meta["val"].shape) * prod(shapes[2][1:])
@@ -167,4 +167,12 @@ def _behind(outputs: Sequence[torch.fx.Node]) -> set[torch.fx.Node]:
 
 
 def _kind(op) -> str:
-    return str(op).removeprefix("aten.").split(".")[0]
+    """Return an operation's name without its library's and its overload's: `aten.conv2d.default`.
+
+    Examples
+    --------
+    >>> _kind(torch.ops.aten.conv2d.default), _kind(operator.getitem)
+    ('conv2d', '<built-in function getitem>')
+    """
+    parts = str(op).split(".")
+    return parts[-2 if len(parts) == 3 else 0]

@@ -113,7 +113,7 @@ class Redistribution:
             held["options"] = as_tuples(held["options"])
             held["shapes"] = {name: _sizes(shape) for name, shape in held["shapes"].items()}
             held["integers"] = tuple(map(tuple, held["integers"]))
-            counts = {"image_shape": 3, "params": 2, "macs": 2}
+            counts = {"image_shape": None, "params": 2, "macs": 2}
             return cls(**held | {key: _sizes(held[key], n) for key, n in counts.items()})
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(

@@ -46,6 +46,8 @@ class Runner:
         for name, module in model.named_modules():
             if isinstance(module, _ConvNd | nn.GroupNorm):
                 module.register_forward_pre_hook(partial(self._group, name), with_kwargs=True)
+            if type(module).__name__ == "DeformConv2d":  # torchvision's, which is no `_ConvNd`
+                module.register_forward_pre_hook(_deform, with_kwargs=True)
             if isinstance(module, _ConvNd):
                 module.register_forward_hook(partial(self._note, name), with_kwargs=True)
                 kernels |= {id(p) for p in module.parameters() if p.dim() > 2}
@@ -81,9 +83,9 @@ class Runner:
 
     def ran_convs(self) -> tuple[Conv, ...]:
         """Return the convolutions as they ran, in their order."""
-        maps = {name for name, _, shape in self.noted if any(size_of(n) != 1 for n in shape[2:])}
+        maps = {name for name, _, shape in self.noted if any(size_of(n) != 1 for n in shape[1:])}
         return tuple(
-            Conv(name, size_of(inputs), size_of(shape[1]), name in maps)
+            Conv(name, size_of(inputs), size_of(shape[0]), name in maps)
             for name, inputs, shape in self.ran
         )
 
@@ -120,11 +122,11 @@ class Runner:
         groups, channels = ("num_groups", "num_channels") if norm else ("groups", "in_channels")
         if 1 < getattr(module, groups) == getattr(module, channels):
             same = not norm and module.in_channels == module.out_channels
-            size = module.weight.shape[0] if same else _channels(inputs, named)
+            size = module.weight.shape[0] if same else _channels(module, inputs, named)
             vars(module)[groups] = self.groups[name, groups, None] = size
 
-    def _note(self, name: str, _, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
-        self.noted.append((name, _channels(inputs, named), maps.shape))
+    def _note(self, name: str, conv, inputs: tuple, named: Mapping, maps: torch.Tensor) -> None:
+        self.noted.append((name, _channels(conv, inputs, named), maps.shape[_dim(conv) :]))
 
 
 class Exported(nn.Module):
@@ -150,9 +152,25 @@ def set_integers(model: nn.Module, integers: Mapping) -> None:
         vars(module)[attribute] = value
 
 
-def _channels(inputs: tuple, named: Mapping) -> Size:
+def _channels(module: nn.Module, inputs: tuple, named: Mapping) -> Size:
     """Return the channels of what a module is given, by place or by name."""
-    return (*inputs, *named.values())[0].shape[1]
+    return (*inputs, *named.values())[0].shape[_dim(module)]
+
+
+def _dim(module: nn.Module) -> int:
+    """Return where a convolution's channels are, also of one image without a batch; else 1."""
+    return -1 - len(module.kernel_size) if isinstance(module, _ConvNd) else 1
+
+
+def _deform(module: nn.Module, inputs: tuple, named: Mapping) -> None:
+    """Check the sizes of a deformable convolution, which torchvision does only with values."""
+    images, *moved = (*inputs, *named.values())
+    torch._check(images.shape[1] == module.weight.shape[1] * module.groups)
+    if module.bias is not None:
+        torch._check(module.bias.shape[0] == module.weight.shape[0])
+    for one in moved:  # offsets, and a mask or None: as many as the kernel has places
+        if one is not None:
+            int(one.shape[1])
 
 
 def _alike(model: nn.Module, tensors: Mapping[str, torch.Tensor]) -> Iterator[tuple[str, str]]:
@@ -171,7 +189,7 @@ def _places(model: nn.Module, channels: set[int]) -> Iterator[tuple[tuple, int]]
         own = type(module).__module__.startswith("torch.nn.modules")
         own &= not isinstance(module, _InstanceNorm)  # compares it with what it is given
         for attribute, held in vars(module).items():
-            # Everywhere else an input's size is that of images.
+            # `input_size` is a channel count in a recurrent network only; else it is of images.
             features = isinstance(module, nn.RNNBase) and attribute == "input_size"
             unread = own and _UNREAD.fullmatch(attribute)
             if unread or (_NOT_CHANNELS.fullmatch(attribute) and not features):

@@ -57,8 +57,10 @@ def create(library: str, name: str, num_classes=None, in_chans=3, **options) -> 
 def check_own(model: nn.Module) -> None:
     """Raise an error for what is wrapped around a network, or was compiled from one."""
     kind, made_by = type(model).__name__, type(model).__module__
-    if isinstance(model, torch.jit.ScriptModule):
-        raise ValueError(f"expected the network itself, got what torch.jit made of it, a {kind}")
+    for name, module in model.named_modules():
+        if isinstance(module, torch.jit.ScriptModule):
+            made = type(module).__name__ + f" as its {name}" * bool(name)
+            raise ValueError(f"expected the network itself, got what torch.jit made, a {made}")
     for inside in ("module", "_orig_mod"):  # DataParallel's and its kind's, torch.compile's
         if made_by.startswith(_WRAPPERS) and isinstance(getattr(model, inside, None), nn.Module):
             raise ValueError(

@@ -1,4 +1,4 @@
-"""Which channels of a network are one: its own forward pass, with sizes as symbols.
+"""Which channel counts of a network must be equal: its own forward pass, with sizes as symbols.
 
 `torch.export` runs the network with every channel dimension of every tensor a symbol, and every
 integer attribute that may hold a channel count too. Each size check on the way (of a convolution, a
@@ -38,6 +38,11 @@ _HINTS = {
     "choose by sizes, or by what its modules hold",
     r"\.numpy\(\)|FakeTensor\.__": "its forward pass, or a forward hook of yours, reads tensors' "
     "values: while it is traced there are none",
+    "SymInt": "its code asks isinstance(..., int) of an integer equal to a channel count: hold it "
+    "by a name that ends in _size or begins with _",
+    "^(KeyError|IndexError|AttributeError)": "if a forward hook or a function of yours holds the "
+    "network itself, it writes into the one given, not into its copy: let it use the module that "
+    "it is called with; or image_size= and in_chans= choose others",
 }
 # Where a guard of PyTorch's own operations comes from, such as of strides.
 _INTERNAL = re.compile(r"framework_loc=<FrameSummary file [^>]*torch[/\\]_")
@@ -116,7 +121,7 @@ def _trace(
         runner.ran_convs(),
         tuple(products(_tensors(output.args[0][-runner.outputs :]), images)),
         guards,
-        # Others count values, such as nonzero's: they are no tensor's given.
+        # Other symbols count what `nonzero` and its kind find: no input has them.
         {symbol: reason for symbol, reason in kept.items() if symbol in sizes},
     )
     return channels, idle - runner.normed

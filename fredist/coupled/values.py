@@ -73,7 +73,7 @@ def drawn(old: torch.Tensor, shape: tuple[int, ...], factor: float = 1.0) -> tor
     if old.dim() > 1:
         times = len(old) // int(1 + (old[1:] != old[:-1]).flatten(1).any(1).sum())
         again = times > 1 and torch.equal(old[::times].repeat_interleave(times, 0)[: len(old)], old)
-        if again and times == len(old):  # of which the one may be no random one
+        if again and times == len(old):  # all rows are one, which may not be random
             return stretched(old, shape)
         if again and shape[0] % times == 0:
             one = drawn(old[::times], (shape[0] // times, *shape[1:]), factor)
