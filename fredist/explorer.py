@@ -27,6 +27,7 @@ _GATHERING = 0.03  # seconds from a change to its answer, in which more may come
 _REST = 0.4  # seconds without a change after which measuring starts
 _BY = {"Width": "width", "MACs (original = 1)": "macs", "Parameters (original = 1)": "params"}
 _BY |= {"Memory (original = 1)": "memory", "Time (original = 1)": "latency"}
+_NAMES = "^(ValueError|TypeError|Diverged|TooLarge): "  # of errors that users are to read
 _NO_KERNEL = "The explorer needs a kernel: `make lab` opens this notebook in JupyterLab."
 _TRAINS = "At most {:,} images, {:,} to test on, batches of {}; one thread of a CPU, or a GPU."
 _STYLE = """<style>
@@ -306,9 +307,7 @@ def _kernels_loop() -> asyncio.AbstractEventLoop | None:
 def _sentence(error: Exception | Failure | str) -> str:
     """Return what a user is told: the first line, without what Python calls the error."""
     said = error.error if isinstance(error, Failure) else str(error)
-    first = re.sub(
-        r"^(ValueError|TypeError|Diverged|TooLarge): ", "", [*said.splitlines(), "no reason"][0]
-    )
+    first = re.sub(_NAMES, "", [*said.splitlines(), "no reason"][0])
     return first[:1].upper() + first[1:] + "." * (not first.endswith("."))
 
 

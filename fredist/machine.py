@@ -74,9 +74,8 @@ def holding(
         tell(f"waiting for {awaited}")
         lock.acquire(timeout=-1 if left == inf else left - _PATIENCE)
     try:
-        if isinstance(
-            lock, filelock.SoftFileLock
-        ):  # filelock's way out: it would outlive a dead owner
+        # What filelock falls back on outlives a dead owner.
+        if isinstance(lock, filelock.SoftFileLock):
             raise OSError(errno.ENOSYS, "no locks of the system there", str(path))
         yield
     finally:

@@ -43,16 +43,18 @@ def redistribute(
 
     `model` is the name of one of the paper's, timm's or torchvision's networks ("timm/vgg19" is not
     the paper's "vgg19"), or a module of your own, which stays as it is; forward hooks run while it
-    is traced, as some networks need what theirs keep: remove others first. Layers are the
-    convolutions that make maps, in the order in which they run; those whose channels are coupled,
-    by residual sums or depthwise convolutions, are one. The result is of the model's own class, has
-    passed a forward pass, and says in `model.redistribution` what was done: its `table` of layers,
+    is traced, as some networks need what theirs keep: remove others first. `image_size` is one
+    number, or a tuple of as many as the network's maps have dimensions. Layers are the convolutions
+    that make maps, in the order in which they run; those whose channels are coupled, by residual
+    sums or depthwise convolutions, are one. The result is of the model's own class, has passed a
+    forward pass, and says in `model.redistribution` what was done: its `table` of layers,
     `filters`, `params` and `macs` before and after, `to_json()` for `rebuild`.
 
-    A module of your own is built anew by its modules' own methods (`reset_parameters`, ...). Unless
-    it looks trained, what its values show otherwise, such as He's weights or norms of zeros, is
-    drawn as it is there; else a warning names parameters that nothing initialises. Frozen ones are
-    kept. Where a constructor did otherwise, apply that to the result: `model.apply(init)`.
+    A module of your own is built anew by its modules' own methods (`reset_parameters`, ...). If it
+    looks freshly built, what its values show otherwise, such as He's weights or norms of zeros, is
+    then drawn as it is there. If it looks trained, a warning says so, and names what no method
+    initialises. Frozen parameters are kept. Where a constructor did otherwise, apply that to the
+    result: `model.apply(init)`.
 
     A budget chooses the width: the largest on a grid of 1e-4 with which the network costs no more
     than the original, `like` "params", "macs", "memory" or "latency", or than a number: `params`,
@@ -60,8 +62,8 @@ def redistribute(
     image, measured here; on a grid of 0.05, with its upper confidence bound). Without one the
     ratios to the original are printed, unless `quiet`.
 
-    Further options: `tie`, groups of modules whose layers keep their proportions and count once in
-    F (`tie=["layer1", "layer2"]`); `groups`, of layers that get equal filters; `fixed`, modules
+    Further options: `tie`, groups of modules whose layers keep their proportions and whose filters
+    the template counts once (`tie=["layer1", "layer2"]`); `groups`, of layers that get equal filters; `fixed`, modules
     that the template leaves alone; `filters` of one's own, one per group; `round_to`, `keep_total`
     and `vertex` as in `apply_template`; all else goes to timm or torchvision. The paper's four have
     `convention` and `head` beside these; "timm/fredist_vgg19" is one of them traced as any other.

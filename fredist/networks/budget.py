@@ -17,9 +17,9 @@ OPTIONS = ("num_classes", "in_chans", "head", "convention", "keep_total", "round
 def largest(cost: Callable[[float], int], most: float) -> float | None:
     """Return the largest width, to four digits, whose cost is at most that, or None.
 
-    It assumes that `cost` never falls as the width grows, as parameters and MACs do not. With
-    `keep_total` they may dip: then the result fits, and the next width does not. Widths at which
-    `cost` raises `TooNarrow` are passed over.
+    `cost` must never fall as the width grows. Parameters and MACs do so only with `keep_total`:
+    there the result fits and the next width does not, but a wider one may. Widths at which `cost`
+    raises `TooNarrow` are passed over.
 
     Examples
     --------
