@@ -63,10 +63,11 @@ def redistribute(
     ratios to the original are printed, unless `quiet`.
 
     Further options: `tie`, groups of modules whose layers keep their proportions and whose filters
-    the template counts once (`tie=["layer1", "layer2"]`); `groups`, of layers that get equal filters; `fixed`, modules
-    that the template leaves alone; `filters` of one's own, one per group; `round_to`, `keep_total`
-    and `vertex` as in `apply_template`; all else goes to timm or torchvision. The paper's four have
-    `convention` and `head` beside these; "timm/fredist_vgg19" is one of them traced as any other.
+    the template counts once (`tie=["layer1", "layer2"]`); `groups`, of layers that get equal
+    filters; `fixed`, modules that the template leaves alone; `filters` of one's own, one per group;
+    `round_to`, `keep_total` and `vertex` as in `apply_template`; all else goes to timm or
+    torchvision. The paper's four have `convention` and `head` beside these; "timm/fredist_vgg19" is
+    one of them traced as any other.
 
     Raises
     ------
