@@ -117,12 +117,12 @@ class Explorer:
 
     def _retire(self) -> None:
         """End all work and answer no more: the workers are a newer page's."""
-        _MEASURING.stop()
+        self._stop()
         _TRAINING.stop()
         for timer in (self._due, self._resting):
             if timer is not None:
                 timer.cancel()
-        self._state = self._training = self._tracing = None
+        self._state = self._training = None
         for widget in (*self._inputs.values(), self.slider, self.again, self.train):
             widget.disabled = True
         self._say("A newer explorer is open: run this cell again to use this one.")

@@ -133,14 +133,12 @@ class Worker:
         with self._turn:
             if stop.is_set():
                 return
-            try:
-                self._follow(message, tell, stop)
-            except Exception as error:  # of a process that cannot be started, or of its pickles
+            failed = attempt(self._follow, message, tell, stop)
+            if failed is not None:  # of a process that cannot be started, or of its pickles
                 while self._started:
                     self._started.popitem()[1].kill()
                 if not stop.is_set():
-                    said = f"{type(error).__name__}: {error}"
-                    tell("result", Failure(said, traceback.format_exc()))
+                    tell("result", failed)
 
     def _follow(self, message, tell: Callable, stop: threading.Event) -> None:
         """Let the process do one piece of work, and tell what it does, until its result or end."""

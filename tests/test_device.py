@@ -115,6 +115,7 @@ def state():
         backends.cudnn.benchmark,
         backends.cudnn.deterministic,
         backends.mkldnn.enabled,
+        torch._C._get_cublas_allow_bf16_reduced_precision_reduction(),
         torch.get_default_dtype(),
         torch.get_num_threads(),
         torch.is_grad_enabled(),
@@ -124,12 +125,14 @@ def state():
 
 def test_what_a_run_sets_ends_with_it_also_when_it_fails():
     untouched, threads = state(), torch.get_num_threads()
-    inside = (True, False, False, True, False, True, True, torch.float32, 1, True, False)
+    inside = (True, False, False, True, False, True, True, (True, True), torch.float32, 1, True)
+    inside += (False,)
     environment = dict(os.environ)
     try:
         torch._C._set_deterministic_algorithms(True, warn_only=True)
         backends.cudnn.benchmark = True
         backends.cudnn.enabled = backends.mkldnn.enabled = False
+        torch._C._set_cublas_allow_bf16_reduced_precision_reduction(False, False)
         torch.set_default_dtype(torch.float64)
         torch.set_num_threads(2)
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -144,6 +147,7 @@ def test_what_a_run_sets_ends_with_it_also_when_it_fails():
         torch._C._set_deterministic_algorithms(False, warn_only=False)
         backends.cudnn.benchmark = False
         backends.cudnn.enabled = backends.mkldnn.enabled = True
+        torch._C._set_cublas_allow_bf16_reduced_precision_reduction(True, True)
         torch.set_default_dtype(torch.float32)
         torch.set_num_threads(threads)
     assert state() == untouched

@@ -419,6 +419,9 @@ def test_what_is_wrong_shows_a_sentence_and_no_numbers(opened):
         await rest(page)
         assert "20,035,018" in page.numbers.value
         assert page.plot.layout.visibility == "visible"
+        measuring.asked[-1][2]("result", Failure("TooLarge: expected at most 5 params", ""))
+        await rest(page)
+        assert ">Expected at most 5 params.<" in page.status.value
 
     opened(work)
 

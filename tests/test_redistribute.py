@@ -227,6 +227,7 @@ def test_json_of_another_network_is_refused():
             ("expected a redistribution's to_json", {"rows": None}),
             ("expected a redistribution's to_json", {"params": [100]}),
             ("expected a redistribution's to_json", {"image_shape": [3, 0]}),
+            ("expected the redistributed network to run", {"image_shape": [3, 8]}),
             ("expected a redistribution's to_json", {"shapes": {"stem.weight": [6, -3, 3, 3]}}),
             ("expected one of the paper's", {"source": "timm/nope"}),
             ("network that has stem.wait", {"shapes": {"stem.wait": [3]}}),
@@ -348,7 +349,13 @@ def test_what_is_no_count_of_timms_features_stays():
     assert len(model.num_features) == 2
     given = Own()
     given.num_features = 32  # as timm's, whose method is another
-    assert quietly(given, "base", 0.5, image_size=16).num_features in (16, 32)
+    assert quietly(given, "base", 0.5, image_size=16).num_features == 16
+
+
+def test_a_prelu_of_channels_says_of_how_many_it_is():
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.PReLU(16), nn.Conv2d(16, 8, 3), nn.Flatten(2))
+    net.extend([Mean(), nn.Linear(8, 5)])
+    assert quietly(net, "base", 0.5, image_size=16)[1].num_parameters == 8
 
 
 def test_an_error_of_the_redistributed_network_has_a_name_if_it_has_no_words():

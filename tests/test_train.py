@@ -421,8 +421,8 @@ def test_a_capture_that_fails_says_why_and_ends_its_allocations(monkeypatch, end
         monkeypatch.setattr(f"torch.cuda.{name}", lambda *given, **options: nullcontext())
     run = tiny("mobilenet")
     model = build(run).train()
-    steps, x, y = Steps(model, make_optimizer(model, run.recipe), run.recipe), None, torch.arange(8)
-    x = torch.rand(8, 3, 32, 32)
+    steps = Steps(model, make_optimizer(model, run.recipe), run.recipe)
+    x, y = torch.rand(8, 3, 32, 32), torch.arange(8)
     steps(x, y)
     calls = iter([None, RuntimeError("operation not permitted when stream is capturing")])
 

@@ -93,7 +93,7 @@ def newly_built(model: nn.Module) -> nn.Module:
             new.copy_(drawn(old, old.shape))
     if not trained:
         _renew_weight_norms(built, [lengths / own for lengths, own in _weight_norms(model)])
-    if trained:
+    else:
         said = (
             "expected a network that is freshly built, got one that looks trained: its parameters "
             "are initialised by their modules' own methods, such as reset_parameters(), whatever "
